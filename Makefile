@@ -1,0 +1,71 @@
+# Everything runs in a virtual environment in .venv, made from the pins in constraints.txt.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+# Options for pip's install of torch alone, as in TORCH_FLAGS="--index-url <PyTorch's index of CPU builds>".
+TORCH_FLAGS ?=
+# More arguments for the demo, as in DEMO_FLAGS="seeds=1".
+DEMO_FLAGS ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+TORCH := torch==2.13.0
+
+# DeepSpeed is installed as Python alone: no op is compiled.
+export DS_BUILD_OPS := 0
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test lint unit cluster format docs bench ui clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make the virtual environment
+
+# torch comes first: DeepSpeed asks for it while it is built.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) -c constraints.txt $(TORCH)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+demo: $(STAMP) ## base model, comparison, table, plots and MLflow runs: what a too-hard phase does
+	$(PY) -m jobs.compare experiment=too_hard $(DEMO_FLAGS)
+
+test: lint unit cluster ## everything that the project checks
+
+lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m ductile.metrics | diff -u docs/metrics.md - || { echo "docs/metrics.md is not current: make docs"; exit 1; }
+
+unit: $(STAMP) ## tests without Ray, with the coverage of the library
+	$(PY) -m pytest -q -m "not cluster" --cov --cov-report=term
+
+cluster: $(STAMP) ## tests on a real local Ray
+	$(PY) -m pytest -q -m cluster
+
+format: $(STAMP) ## put the code into the project's format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: $(STAMP) ## print docs/metrics.md from the table of metrics
+	$(PY) -m ductile.metrics > docs/metrics.md
+
+bench: $(BENCH_STAMP) ## side-by-side measurements in benchmarks/
+	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+
+ui: $(STAMP) ## MLflow UI on this machine, on the runs in runs/mlflow.db
+	$(VENV)/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db
+
+clean: ## remove the virtual environment and what the tools left; results in runs/ and cache/ stay
+	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache ductile.egg-info
+	find platform actors jobs tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
