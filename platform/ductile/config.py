@@ -1,0 +1,282 @@
+"""Every setting, typed and with its range: the one place where defaults live.
+
+YAML under `configs/` holds experiments and presets, never a second copy of these defaults.
+`build(RunSettings, mapping)` (see `settings.py`) makes and checks the whole tree at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ductile.settings import setting
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """One part of the pretraining mixture."""
+
+    domain: Mapping[str, Any] = setting(dict, "the domain and its options: {name: chain_sum, modulus: 10}")
+    levels: tuple[int, ...] = setting((1,), "levels to draw from, each as often")
+    formats: Mapping[str, float] = setting(
+        dict, "share of each format of worked solution: {steps: 0.7, direct: 0.3}", low=0
+    )
+    weight: float = setting(1.0, "weight of this part in the mixture", above=0)
+
+
+@dataclass(frozen=True)
+class ArchitectureSettings:
+    """Size of a Llama built from scratch."""
+
+    layers: int = setting(3, "transformer layers", low=1)
+    width: int = setting(96, "hidden size", low=8)
+    heads: int = setting(4, "attention heads", low=1)
+    mlp: int = setting(256, "size of the gated MLP", low=8)
+    positions: int = setting(256, "longest sequence in tokens, prompt and completion", low=16)
+
+    def check(self) -> Iterator[str]:
+        if self.width % (2 * self.heads):
+            yield f"width: {self.width} must be a multiple of {2 * self.heads}: rotary embeddings need even heads"
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """How a base model is trained from scratch on worked solutions."""
+
+    steps: int = setting(2000, "optimizer steps", low=1)
+    batch: int = setting(64, "sequences a step", low=1)
+    lr: float = setting(2e-3, "peak learning rate (AdamW, cosine to a tenth)", above=0)
+    warmup: int = setting(100, "steps of linear warm-up", low=0)
+    weight_decay: float = setting(0.01, "AdamW weight decay", low=0)
+    clip: float = setting(1.0, "largest gradient norm", above=0)
+    save_every: int = setting(500, "steps between checkpoints, from which an interrupted pretraining goes on", low=1)
+    seed: int = setting(0, "seed of the weights and of the data", low=0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model: a Hugging Face folder, or a small Llama built from scratch and cached."""
+
+    path: str = setting("", "Hugging Face folder of the base model; empty: build one from scratch")
+    expert_path: str = setting(
+        "", "Hugging Face folder of the proxy's small base (the anti-expert), with the same tokenizer"
+    )
+    base: ArchitectureSettings = setting(ArchitectureSettings, "size of the base built from scratch")
+    expert: ArchitectureSettings = setting(
+        lambda: ArchitectureSettings(layers=2, width=64, heads=4, mlp=128), "size of the proxy's small base"
+    )
+    pretrain: PretrainSettings = setting(PretrainSettings, "how they are trained")
+    mixture: Mapping[str, MixtureSettings] = setting(dict, "what they are trained on, by name")
+    dtype: str = setting("float32", "number format of the weights", choices=("float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """One phase of a plan: what is asked, how hard, and for how long."""
+
+    domain: Mapping[str, Any] = setting(
+        dict, "the domain and its options: {name: chain_sum, modulus: 10, lenient: false}"
+    )
+    levels: tuple[int, ...] = setting((1,), "levels that the phase's problems are drawn from, each as often")
+    steps: int = setting(30, "RL steps", low=1)
+    pool: int = setting(512, "how many different problems the phase draws on", low=1)
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """How completions are sampled."""
+
+    groups: int = setting(16, "problems a step", low=1)
+    group_size: int = setting(8, "completions a problem (G)", low=2)
+    max_tokens: int = setting(64, "longest completion in tokens", low=1)
+    temperature: float = setting(1.0, "sampling temperature", above=0)
+    top_p: float = setting(
+        1.0, "nucleus: sample from the smallest set of tokens with this share of the probability", above=0, high=1
+    )
+    actors: int = setting(1, "rollout actors", low=1)
+    threads: int = setting(1, "torch threads of each rollout actor", low=1)
+    timeout_s: float = setting(600.0, "a rollout call that takes longer is retried on another actor", above=0)
+    retries: int = setting(3, "how often a lost rollout call is tried again before the run fails", low=0)
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """How the policy's weights are updated."""
+
+    engine: str = setting("deepspeed", "what holds the weights and the optimizer", choices=("deepspeed", "torch"))
+    workers: int = setting(0, "Ray Train workers; 0: one, in the process of the run itself", low=0)
+    zero: int = setting(0, "DeepSpeed ZeRO stage", low=0, high=3)
+    lr: float = setting(1e-3, "learning rate (AdamW)", above=0)
+    betas: tuple[float, ...] = setting((0.9, 0.999), "AdamW betas", low=0, high=1)
+    weight_decay: float = setting(0.0, "AdamW weight decay", low=0)
+    clip: float = setting(1.0, "largest gradient norm", above=0)
+    epochs: int = setting(1, "passes over each batch; above 1 the ratio leaves 1 and the clip acts", low=1)
+    micro_tokens: int = setting(16384, "most tokens in a micro-batch, padding included", low=1)
+    precision: str = setting("fp32", "number format of forward and backward", choices=("fp32", "bf16"))
+    threads: int = setting(1, "torch threads of each learner worker", low=1)
+    max_failures: int = setting(3, "how often a run whose workers died starts again from its checkpoint", low=0)
+
+    def check(self) -> Iterator[str]:
+        if len(self.betas) != 2:
+            yield f"betas: {list(self.betas)} must be two numbers, as in [0.9, 0.999]"
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """The policy-gradient objective, shared by every variant."""
+
+    advantage: str = setting(
+        "std",
+        "group baseline: std (GRPO), no_std (Dr.GRPO's advantage), leave_one_out (RLOO)",
+        choices=("std", "no_std", "leave_one_out"),
+    )
+    clip_low: float = setting(0.2, "lower clip of the importance ratio: 1 - clip_low", low=0, high=1)
+    clip_high: float = setting(0.2, "upper clip of the importance ratio: 1 + clip_high", low=0)
+    length_norm: str = setting(
+        "token",
+        "how token losses are averaged: over all tokens, per completion, or by max_tokens",
+        choices=("token", "completion", "constant"),
+    )
+    entropy: float = setting(0.0, "coefficient of the entropy bonus", low=0)
+
+
+@dataclass(frozen=True)
+class VariantSettings:
+    """How the policy is composed and updated. Options that a variant does not use must stay unset."""
+
+    name: str = setting("parameter_only", "the variant's name")
+    kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor in the loss", above=0)
+    kl_estimator: str | None = setting(None, "low_drift: estimator of the KL", choices=("k1", "k2", "k3"))
+    anchor: str | None = setting(None, "low_drift: what the policy stays close to", choices=("base", "phase_start"))
+    alpha: float | None = setting(None, "proxy: weight of expert minus anti-expert in logit space", above=0)
+    lr: float | None = setting(None, "learning rate of this variant, in place of learner.lr", above=0)
+
+
+@dataclass(frozen=True)
+class DifficultySettings:
+    """Which problems of the phase's pool a step asks, and how their difficulty is estimated."""
+
+    estimator: str = setting("beta", "estimator of each problem's pass rate")
+    selection: str = setting("uniform", "selection rule")
+    discount: float = setting(
+        0.8, "share of the old evidence that is kept at each new visit of a problem (lambda)", above=0, high=1
+    )
+    prior: tuple[float, ...] = setting((1.0, 1.0), "Beta prior: successes and failures", above=0)
+    band: tuple[float, ...] = setting(
+        (0.2, 0.8), "band selection: lowest and highest estimated pass rate", low=0, high=1
+    )
+    explore: float = setting(
+        0.1,
+        "band selection: share of each step spent on the least certain or oldest estimates outside the band",
+        low=0,
+        high=1,
+    )
+    drift: float = setting(
+        0.02, "how fast an unvisited problem's estimate fades to the prior, share of the evidence a step", low=0, high=1
+    )
+
+    def check(self) -> Iterator[str]:
+        for name in ("prior", "band"):
+            if len(getattr(self, name)) != 2:
+                yield f"{name}: {list(getattr(self, name))} must be two numbers"
+        if len(self.band) == 2 and self.band[0] >= self.band[1]:
+            yield f"band: {list(self.band)}: low must be below high (did you swap them?)"
+
+
+@dataclass(frozen=True)
+class SkillSettings:
+    """A skill that is measured at every phase boundary."""
+
+    domain: Mapping[str, Any] = setting(dict, "the domain and its options")
+    levels: tuple[int, ...] = setting((1,), "levels to measure")
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """The branch probe: RL for a fixed budget on a domain that the plan does not hold, then thrown away."""
+
+    domain: Mapping[str, Any] = setting(dict, "the domain and its options; empty: no branch probe")
+    levels: tuple[int, ...] = setting((1,), "levels of the branch's problems")
+    steps: int = setting(20, "RL steps", low=1)
+    pool: int = setting(512, "how many different problems", low=1)
+    problems: int = setting(64, "evaluation problems", low=1)
+    evals: int = setting(
+        5, "evaluations over the branch, the first before its first step and the last after its last", low=2
+    )
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What is measured at every phase boundary."""
+
+    probes: tuple[str, ...] = setting(("retention", "drift", "formats", "branch"), "which probes run")
+    prior: Mapping[str, SkillSettings] = setting(dict, "prior skills, by name")
+    neutral: Mapping[str, SkillSettings] = setting(
+        dict, "prompts that belong to neither the plan nor the prior skills, for drift"
+    )
+    problems: int = setting(64, "evaluation problems per domain and level", low=1)
+    samples: int = setting(1, "completions per evaluation problem", low=1)
+    drift_problems: int = setting(32, "prompts per group of the drift probe", low=1)
+    every: int = setting(
+        0, "also measure retention and formats every so many steps inside a phase; 0: boundaries only", low=0
+    )
+    branch: BranchSettings = setting(BranchSettings, "the branch probe")
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where MLflow keeps the runs."""
+
+    uri: str = setting("", "MLflow tracking address; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder")
+    experiment: str = setting("ductile", "MLflow experiment")
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """The Ray that runs it."""
+
+    address: str = setting(
+        "", "Ray address; empty: the one this job was submitted to, else a local Ray started and stopped by the job"
+    )
+    cpus: int = setting(0, "logical CPUs of the local Ray; 0: as many as there are", low=0)
+    concurrent: int = setting(0, "runs of a comparison at a time; 0: one per CPU of the cluster", low=0)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run: one variant, one plan, one seed."""
+
+    name: str = setting("run", "name of the experiment; names the folder and the MLflow parent run")
+    seed: int = setting(0, "seed of the run", low=0)
+    plan: str = setting("none", "name of the plan")
+    phase: Mapping[str, PhaseSettings] = setting(dict, "the plan's phases by name, in order")
+    variant: VariantSettings = setting(VariantSettings, "how the policy is composed and updated")
+    model: ModelSettings = setting(ModelSettings, "the base model")
+    rollout: RolloutSettings = setting(RolloutSettings, "how completions are sampled")
+    objective: ObjectiveSettings = setting(ObjectiveSettings, "the policy-gradient objective")
+    learner: LearnerSettings = setting(LearnerSettings, "how the weights are updated")
+    difficulty: DifficultySettings = setting(DifficultySettings, "which problems are asked")
+    probe: ProbeSettings = setting(ProbeSettings, "what is measured at phase boundaries")
+    checkpoint_every: int = setting(10, "steps between checkpoints; phase boundaries always have one", low=1)
+    output: str = setting("runs", "folder of checkpoints, reports and the MLflow database")
+    cache: str = setting("cache", "folder of base models built from scratch and of measurements of the base")
+    tracking: TrackingSettings = setting(TrackingSettings, "where MLflow keeps the runs")
+    cluster: ClusterSettings = setting(ClusterSettings, "the Ray that runs it")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """The grid of a comparison; every cell is a run."""
+
+    variants: tuple[str, ...] = setting(("parameter_only", "low_drift", "proxy"), "variants to compare")
+    plans: tuple[str, ...] = setting(("none", "medium", "guessable", "honest"), "plans to compare")
+    seeds: int = setting(3, "seeds: 0, 1, ... up to one less", low=1)
+
+    def check(self) -> Iterator[str]:
+        for name in ("variants", "plans"):
+            names = getattr(self, name)
+            if not names:
+                yield f"{name}: the list is empty; name at least one"
+            for twice in sorted({n for n in names if names.count(n) > 1}):
+                yield f"{name}: {twice} is listed twice"

@@ -1,0 +1,56 @@
+"""What a run's result depends on, as two short hashes: nothing kept by another run is ever taken for its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ductile import __version__
+from ductile.config import RunSettings
+from ductile.settings import as_plain
+
+ELSEWHERE = ("name", "output", "cache", "tracking", "cluster", "checkpoint_every")
+"""Settings that say where and how often results are kept, not what they are."""
+
+MACHINERY = {
+    "rollout": ("actors", "threads", "timeout_s", "retries"),
+    "learner": ("workers", "threads", "max_failures"),
+}
+"""Settings that say who does the work: a run may go on with more actors or workers than it began with."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`run` names everything the result depends on; `start` the same without the plan: the untouched beginning."""
+
+    run: str
+    start: str
+
+
+def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
+    """The identity of a run on these model folders; their files count by name, size and content."""
+    values = {name: value for name, value in as_plain(settings).items() if name not in ELSEWHERE}
+    for section, names in MACHINERY.items():
+        values[section] = {name: value for name, value in values[section].items() if name not in names}
+    values["model"] = [_digest(folder) for folder in model_folders]
+    values["version"] = __version__
+    start = {name: value for name, value in values.items() if name not in ("plan", "phase")}
+    return Identity(_hash(values), _hash(start))
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json")):
+        digest.update(file.name.encode())
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,172 @@
+"""The protocols that the loop talks to. In-process ports implement them without Ray; `actors/` with it.
+
+A `PolicyRef` names a policy completely: how its members are composed and which weights the trainable member
+has. Calls carry it, so a rollout worker keeps no state that a retried call on a fresh one would miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ductile.problem import Group, JudgedGroup, Problem
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a composition: the checkpoint folder it starts from and its weight in logit space."""
+
+    role: str
+    path: str
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A policy as a sum of logits: softmax(sum of coefficient * logits of each member).
+
+    `trainable` is the role whose weights are learned; the other members stay as their folders have them.
+    """
+
+    members: tuple[Member, ...]
+    trainable: str
+
+
+@dataclass(frozen=True)
+class PolicyRef:
+    """A policy to sample from. `weights` is what `RolloutPool.publish` returned, None for the folders as they are."""
+
+    composition: Composition
+    weights: Any
+    version: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. The random numbers of a completion depend on (seed, stream, problem id, sample index) alone.
+
+    `stream` separates uses at the same seed, as in "train/3/17" (phase 3, step 17) or "probe/retention/1".
+    """
+
+    seed: int
+    stream: str
+    samples: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Exact full-vocabulary KL of two policies on the same completions, in nats.
+
+    token_forward:  mean over completion tokens of KL(q || p) at each position
+    token_reverse:  mean over completion tokens of KL(p || q)
+    sequence_forward, sequence_reverse: the same summed over each completion, then averaged over completions
+    tokens, completions: how many were averaged over
+    """
+
+    token_forward: float
+    token_reverse: float
+    sequence_forward: float
+    sequence_reverse: float
+    tokens: int
+    completions: int
+
+
+class RolloutPool(Protocol):
+    """Samples and scores sequences under policies."""
+
+    def publish(self, weights: Mapping[str, Any]) -> Any:
+        """Make a trainable member's weights reachable; the result goes into `PolicyRef.weights`."""
+
+    def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
+        """`sampling.samples` completions of each problem, in the order of `problems`."""
+
+    def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
+        """Exact KL between p and q on the given completions (see `Divergence`)."""
+
+
+class Learner(Protocol):
+    """Holds the trainable weights and the optimizer."""
+
+    version: int
+    composition: Composition
+
+    def update(self, batch: Any) -> dict[str, float]:
+        """One update on an `rl.batch.Batch`; raises `version` by one; returns metrics by name."""
+
+    def weights(self) -> Mapping[str, Any]:
+        """The trainable member's state dict, on the CPU."""
+
+    def start_phase(self) -> None:
+        """Called at the start of each phase: an anchor at the start of the phase is taken here."""
+
+    def branch(self) -> Learner:
+        """A learner with a copy of the weights and a fresh optimizer; this one is not touched by its updates."""
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer, anchor and version below `folder`."""
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote."""
+
+
+class DifficultyService(Protocol):
+    """Owns the per-problem table of difficulty estimates."""
+
+    def start_phase(self, ids: Sequence[str]) -> None:
+        """The pool of problem ids of the phase that begins. Estimates of ids seen before are kept."""
+
+    def select(self, count: int, step: int, seed: int) -> list[str]:
+        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them."""
+
+    def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
+        """Problem id -> (successes, judged completions). Returns metrics: calibration, age, uncertainty, band share."""
+
+    def snapshot(self) -> Mapping[str, Any]:
+        """Everything, as plain values (lists, numbers, text) that `restore` takes."""
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Become what `snapshot` returned."""
+
+
+class Judge(Protocol):
+    """Gives verdicts."""
+
+    def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
+        """One verdict per completion, in order; raises for no completion."""
+
+
+class Tracker(Protocol):
+    """Takes metrics and artifacts; never slows a step and never fails one, but says so when it loses something."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Log values by name at a step, counted over all phases."""
+
+    def progress(self, **state: Any) -> None:
+        """What the live display shows: phase, step, steps, pass_rate, drift, tokens_per_s."""
+
+    def artifact(self, name: str, content: str) -> None:
+        """A text file (JSON, CSV, Markdown) kept with the run."""
+
+    def position(self) -> Mapping[str, Any]:
+        """What the checkpoint keeps: the tracking run's id and the last step that was logged."""
+
+
+class Store(Protocol):
+    """Keeps the run's checkpoints and memoises measurements of the untouched base."""
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint's folder, or None."""
+
+    def save(self, write: Any) -> None:
+        """`write(folder)` fills a new folder; it becomes the latest checkpoint in one atomic step or not at all."""
+
+    def remember(self, key: str) -> Any | None:
+        """A measurement kept under `key` by an earlier run, or None."""
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep a measurement (plain JSON values) for later runs."""

@@ -1,0 +1,100 @@
+"""The nouns that everything else passes around: problems, completions, verdicts and groups.
+
+Torch-free on purpose: the difficulty actor and the tracker import it without paying for torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "eval"]
+"""Every problem belongs to exactly one split, decided by its content, so the two never overlap."""
+
+DIRECT = "direct"
+"""Format of a completion that states the answer with no work before it. Every domain has it."""
+
+OTHER = "other"
+"""Format of a completion that is none of its domain's formats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question with a checkable answer.
+
+    `id` is stable: the same domain options, level, split and content give the same id in every process.
+    `domain` is the key of the `Domain` that made it and can judge it (`Domain.key`).
+    `data` holds what that domain's judge needs beyond the answer; plain JSON values only.
+    """
+
+    id: str
+    domain: str
+    level: int
+    prompt: str
+    answer: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    tokens: [length] int32, the sampled tokens, the end-of-sequence token included when it was sampled.
+    logps:  [length] float32, log-probability in nats of each token under the behaviour policy
+            (softmax of its logits / temperature, over the full vocabulary).
+    finished: False when the completion was cut at the length limit.
+    """
+
+    problem_id: str
+    sample: int
+    tokens: NDArray[np.int32]
+    logps: NDArray[np.float32]
+    text: str
+    finished: bool
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the domain says of a completion.
+
+    `reward` is None when the completion could not be judged (a time-out, a crashed judge): that is
+    not a wrong answer, and such a completion is left out of every mean and every gradient.
+    """
+
+    reward: float | None
+    format: str
+    shortcut: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The completions of one problem. prompt_tokens: [length] int32."""
+
+    problem: Problem
+    prompt_tokens: NDArray[np.int32]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedGroup:
+    """A group with one verdict per completion, in order."""
+
+    group: Group
+    verdicts: tuple[Verdict, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.verdicts) != len(self.group.completions):
+            raise ValueError(
+                f"{self.group.problem.id}: {len(self.verdicts)} verdicts for {len(self.group.completions)} completions"
+            )
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """[completion] float64, NaN where the completion could not be judged."""
+        return np.array([np.nan if v.reward is None else v.reward for v in self.verdicts], np.float64)
