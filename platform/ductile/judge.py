@@ -1,0 +1,31 @@
+"""The judge: gives every completion its verdict, through the domain that asked the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ductile.domains import make_domain
+from ductile.domains.base import Domain
+from ductile.problem import Group, JudgedGroup
+
+
+class LocalJudge:
+    """Judges in this process. It knows the domains that were made through it, by key."""
+
+    def __init__(self) -> None:
+        self._domains: dict[str, Domain] = {}
+
+    def domain(self, values: Mapping[str, Any], path: str = "domain") -> Domain:
+        """The domain of these settings, made once; raises `SettingsError` that starts with `path`."""
+        domain = make_domain(values, path)
+        return self._domains.setdefault(domain.key, domain)
+
+    def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
+        """One verdict per completion; a completion that could not be judged has the reward None."""
+        judged = []
+        for group in groups:
+            domain = self._domains[group.problem.domain]
+            verdicts = tuple(domain.judge(group.problem, completion.text) for completion in group.completions)
+            judged.append(JudgedGroup(group, verdicts))
+        return judged

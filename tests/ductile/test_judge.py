@@ -1,0 +1,41 @@
+"""The judge finds the domain that asked, gives each completion its verdict, and makes each domain once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ductile.judge import LocalJudge
+from ductile.problem import Completion, Group, Problem
+from ductile.settings import SettingsError
+
+
+def group(problem: Problem, *texts: str) -> Group:
+    nothing = np.zeros(0, np.int32)
+    completions = [
+        Completion(problem.id, i, nothing, np.zeros(0, np.float32), text, True, 0) for i, text in enumerate(texts)
+    ]
+    return Group(problem, nothing, tuple(completions))
+
+
+def test_each_group_is_judged_by_the_domain_that_asked() -> None:
+    judge = LocalJudge()
+    sums, words = judge.domain({"name": "chain_sum"}), judge.domain({"name": "strings", "operation": "reverse"})
+    groups = [
+        group(problem, domain.solution(problem, "direct"), "no answer")  # type: ignore[attr-defined]
+        for domain in (words, sums)
+        for problem in domain.problems(domain.levels[2], "train", 2, seed=0)
+    ]
+    judged = judge.judge(groups)
+    assert [each.group for each in judged] == groups
+    assert [each.rewards.tolist() for each in judged] == [[1.0, 0.0]] * 4
+
+
+def test_domain_of_the_same_options_is_made_once() -> None:
+    judge = LocalJudge()
+    assert judge.domain({"name": "chain_sum"}) is judge.domain({"name": "chain_sum", "modulus": 10})
+
+
+def test_wrong_domain_is_named_by_its_setting() -> None:
+    with pytest.raises(SettingsError, match=r"phase\.hard\.domain\.name: unknown domain 'chain'"):
+        LocalJudge().domain({"name": "chain"}, "phase.hard.domain")
