@@ -1,0 +1,1 @@
+"""What answers: base models built from scratch, Hugging Face checkpoints, and policies composed of several models."""

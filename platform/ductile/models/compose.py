@@ -1,0 +1,113 @@
+"""Policies as a sum of logits (proxy-tuning, arXiv 2401.08565, section 2): softmax of sum_m c_m * logits_m.
+
+A single model is the composition with one member of coefficient 1. With base, expert and anti-expert,
+
+    logits = base + alpha * (expert - anti_expert)
+
+and only the trainable member's parameters get gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, StaticCache
+
+from ductile.models.load import load_model
+from ductile.ports import Composition
+
+
+class ComposedPolicy(nn.Module):
+    """Models that share a tokenizer, added in logit space. Logits beyond the smallest vocabulary are padding and cut off."""
+
+    def __init__(self, composition: Composition, models: Sequence[PreTrainedModel]) -> None:
+        super().__init__()
+        self.composition = composition
+        self.members = nn.ModuleDict({m.role: model for m, model in zip(composition.members, models, strict=True)})
+        for role, model in self.members.items():
+            model.requires_grad_(role == composition.trainable)
+
+    @classmethod
+    def load(cls, composition: Composition, dtype: str) -> ComposedPolicy:
+        """All members from their folders."""
+        return cls(composition, [load_model(member.path, dtype) for member in composition.members])
+
+    @property
+    def trainable(self) -> PreTrainedModel:
+        """The member whose parameters are learned."""
+        return self.members[self.composition.trainable]  # type: ignore[return-value]
+
+    @property
+    def vocabulary(self) -> int:
+        """Size of the vocabulary that all members share."""
+        return min(model.get_output_embeddings().weight.shape[0] for model in self.members.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy's parameters are."""
+        return next(self.parameters()).device
+
+    def load_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """Copy a state dict into the trainable member."""
+        self.trainable.load_state_dict(state)
+
+    def forward(self, ids: Tensor, mask: Tensor, trained: nn.Module | None = None) -> Tensor:
+        """Logits of a batch of whole sequences.
+
+        ids, mask: [row, position] int64, padding is 0 in `mask`; `trained` stands in for the trainable member.
+        Returns [row, position, vocabulary] float32.
+        """
+        positions = position_ids(mask)
+        total: Tensor | None = None
+        for member in self.composition.members:
+            model = self.members[member.role]
+            learned = member.role == self.composition.trainable
+            with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
+                called = trained if learned and trained is not None else model
+                logits = called(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+            logits = member.coefficient * logits[..., : self.vocabulary].float()
+            total = logits if total is None else total + logits
+        assert total is not None
+        return total
+
+
+class Decoder:
+    """A composition that is decoding: each member's static key-value cache, all rows at the same position."""
+
+    def __init__(self, policy: ComposedPolicy, length: int) -> None:
+        self._policy = policy
+        self._caches = {
+            role: StaticCache(config=model.config, max_cache_len=length) for role, model in policy.members.items()
+        }
+
+    def next_logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Feed tokens and return the logits after the last of them, [row, vocabulary] float32.
+
+        ids, positions: [row, new] int64; mask: [row, seen so far and new] int64.
+        """
+        total: Tensor | None = None
+        for member in self._policy.composition.members:
+            output = self._policy.members[member.role](
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self._caches[member.role],
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = member.coefficient * output.logits[:, -1, : self._policy.vocabulary].float()
+            total = logits if total is None else total + logits
+        assert total is not None
+        return total
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone. rows: [kept] int64."""
+        for cache in self._caches.values():
+            cache.reorder_cache(rows)
+
+
+def position_ids(mask: Tensor) -> Tensor:
+    """Position of each token counted from its row's first real one. mask, result: [row, position] int64."""
+    return (mask.cumsum(dim=-1) - 1).clamp(min=0)

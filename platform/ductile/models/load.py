@@ -1,0 +1,76 @@
+"""Hugging Face folders, read from disk only: safetensors weights, no pickles, no code from the checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from ductile.settings import SettingsError
+
+disable_progress_bar()  # a bar for each loaded model would bury the job's own display
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(path: str, dtype: str) -> PreTrainedModel:
+    """The causal language model in a folder, in evaluation mode. dtype: a key of `DTYPES`."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=DTYPES[dtype], local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
+    return model.eval()
+
+
+@functools.lru_cache(maxsize=8)
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in a folder; a missing padding token becomes the end-of-sequence token."""
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Token ids of a prompt: as the user's turn of the chat template where the tokenizer has one, else as plain text."""
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def check_folder(path: str, setting: str) -> None:
+    """Raise `SettingsError` when `path` is not a Hugging Face folder of a causal LM that can be loaded safely."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise SettingsError([f"{setting}: {path!r} is not a folder; give a Hugging Face checkpoint folder on this machine"])
+    for needed, what in (("config.json", "no config.json"), ("*.safetensors", "no safetensors weights; convert it first")):
+        if not list(folder.glob(needed)):
+            raise SettingsError([f"{setting}: {path!r} holds {what}"])
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise SettingsError([f"{setting}: {path!r} holds no tokenizer; save it beside the model (tokenizer.save_pretrained)"])
+    try:
+        AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(path)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()
+        raise SettingsError([f"{setting}: {path!r} cannot be loaded: {reason[0] if reason else error!r}"]) from error
+    if tokenizer.eos_token_id is None:
+        raise SettingsError([f"{setting}: {path!r}: the tokenizer has no end-of-sequence token, so no completion could end"])
+
+
+def check_same_tokenizer(folders: Sequence[str]) -> None:
+    """Raise `SettingsError` unless all folders have one vocabulary: only then can their logits be added."""
+    first, *others = folders
+    vocabulary = load_tokenizer(first).get_vocab()
+    for other in others:
+        if load_tokenizer(other).get_vocab() != vocabulary:
+            raise SettingsError(
+                [f"model.expert_path: the tokenizer in {other!r} is not the one in {first!r}; their logits cannot be added"]
+            )

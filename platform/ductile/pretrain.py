@@ -1,0 +1,216 @@
+"""Base models from scratch: a small Llama trained on worked solutions of a mixture of domains, levels and formats.
+
+The result is a Hugging Face folder in the cache, named by a hash of everything that it depends on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from ductile.checkpoint import FolderStore
+from ductile.config import ArchitectureSettings, MixtureSettings, ModelSettings, PretrainSettings
+from ductile.domains import WorkedDomain, make_domain
+from ductile.models.scratch import build_llama
+from ductile.models.tokenizer import character_tokenizer
+from ductile.rl.batch import pad_rows
+from ductile.settings import as_plain
+
+RECIPE = 1
+"""Raised when the training below changes, so that models of an older recipe are not taken from the cache."""
+
+CHUNK = 250
+"""Steps after which the problems are drawn anew."""
+
+POOL = 1024
+"""Problems of each part and level in a chunk."""
+
+PARTS = 4
+"""Micro-batches of a step, cut by length: half of one padded batch would be padding."""
+
+Log = Callable[[int, dict[str, float]], None]
+Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""Token ids of a prompt and of its completion."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One part of the mixture at one level."""
+
+    domain: WorkedDomain
+    level: int
+    formats: tuple[str, ...]
+    shares: NDArray[np.float64]
+    weight: float
+
+
+def ensure_model(settings: ModelSettings, which: str, cache: Path, log: Log) -> Path:
+    """The folder of the model: `path` (or `expert_path`) as set, else from the cache, else trained now.
+
+    which: "base" or "expert". `log(step, metrics)` is called as training goes on. A process that was killed goes on
+    from its last checkpoint; two that want the same model wait for each other and train it once.
+    """
+    given = settings.path if which == "base" else settings.expert_path
+    if given:
+        return Path(given).absolute()
+    architecture = settings.base if which == "base" else settings.expert
+    folder = (cache / "models" / f"{which}-{model_key(architecture, settings.pretrain, settings.mixture)}").absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        if not folder.exists():
+            _train(folder, architecture, settings.pretrain, settings.mixture, log)
+    return folder
+
+
+def model_key(
+    architecture: ArchitectureSettings, pretrain: PretrainSettings, mixture: Mapping[str, MixtureSettings]
+) -> str:
+    """A hash of everything that a model built from scratch depends on."""
+    recipe = [RECIPE, as_plain(architecture), as_plain(pretrain), as_plain(mixture)]
+    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def learning_rate(step: int, settings: PretrainSettings) -> float:
+    """Linear warm-up, then a cosine from `lr` to a tenth of it at the last step."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def _train(
+    folder: Path,
+    architecture: ArchitectureSettings,
+    settings: PretrainSettings,
+    mixture: Mapping[str, MixtureSettings],
+    log: Log,
+) -> None:
+    tokenizer = character_tokenizer()
+    model = build_llama(architecture, tokenizer, settings.seed).train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+    store = FolderStore(folder.with_suffix(".partial"), folder.parent)
+    start = _load(store, model, optimizer)
+    batches = _batches(_sources(mixture), settings, tokenizer, start)
+    began, seen = time.monotonic(), 0
+    for step, rows in zip(range(start, settings.steps), batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        optimizer.zero_grad()
+        loss = _backward(model, rows)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        seen += sum(len(prompt) + len(completion) for prompt, completion in rows)
+        if step % 25 == 0 or step == settings.steps - 1:
+            log(
+                step,
+                {
+                    "pretrain/loss": loss,
+                    "pretrain/grad_norm": float(norm),
+                    "pretrain/lr": learning_rate(step, settings),
+                    "pretrain/tokens_per_s": seen / (time.monotonic() - began),
+                },
+            )
+        if (step + 1) % settings.save_every == 0 and step + 1 < settings.steps:
+            _save(store, model, optimizer, step + 1)
+    _publish(model, tokenizer, folder)
+    shutil.rmtree(store.folder, ignore_errors=True)
+
+
+def _backward(model: LlamaForCausalLM, rows: list[Pair]) -> float:
+    """Add the gradient of the mean cross-entropy in nats over the completions' tokens; returns that mean."""
+    ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    size, tokens, total = -(-len(rows) // PARTS), sum(len(completion) for _, completion in rows), 0.0
+    for start in range(0, len(rows), size):
+        padded = pad_rows(ordered[start : start + size])
+        logits = model(input_ids=padded.ids, attention_mask=padded.mask, use_cache=False).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits[padded.completion].float(), padded.ids[:, 1:][padded.completion], reduction="sum"
+        )
+        (loss / tokens).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total / tokens
+
+
+def _sources(mixture: Mapping[str, MixtureSettings]) -> list[_Source]:
+    sources = []
+    for name, part in mixture.items():
+        domain = make_domain(part.domain, f"model.mixture.{name}.domain")
+        assert isinstance(domain, WorkedDomain)  # `plan.check` has refused the others
+        shares = np.array(list(part.formats.values()), np.float64)
+        sources += [
+            _Source(domain, level, tuple(part.formats), shares / shares.sum(), part.weight / len(part.levels))
+            for level in part.levels
+        ]
+    return sources
+
+
+def _batches(
+    sources: list[_Source], settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, start: int
+) -> Iterator[list[Pair]]:
+    """(prompt, completion) rows of each step from `start` on; a step's rows depend on the seed and the step alone."""
+    weights = np.array([source.weight for source in sources])
+    encode = tokenizer.get_vocab()
+    step, chunk, pools = start, -1, []
+    while True:
+        if step // CHUNK != chunk:
+            chunk = step // CHUNK
+            key = [int(np.random.SeedSequence([settings.seed, chunk, i]).generate_state(1)[0]) for i in range(len(sources))]
+            pools = [s.domain.problems(s.level, "train", POOL, k) for s, k in zip(sources, key, strict=True)]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, step])))
+        rows = []
+        for number in rng.choice(len(sources), size=settings.batch, p=weights / weights.sum()):
+            source, pool = sources[number], pools[number]
+            problem = pool[rng.integers(len(pool))]
+            text = source.domain.solution(problem, source.formats[rng.choice(len(source.formats), p=source.shares)])
+            prompt = np.array([encode[character] for character in problem.prompt], np.int32)
+            completion = np.array([*(encode[character] for character in text), tokenizer.eos_token_id], np.int32)
+            rows.append((prompt, completion))
+        yield rows
+        step += 1
+
+
+def _publish(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    temporary = folder.with_suffix(".writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary, safe_serialization=True)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(folder)
+
+
+def _save(store: FolderStore, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    store.save(lambda folder: torch.save(state, folder / "pretrain.pt"))
+
+
+def _load(store: FolderStore, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    """Step to go on from: 0 without a checkpoint."""
+    latest = store.latest()
+    if latest is None:
+        return 0
+    state = torch.load(latest / "pretrain.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""The mathematics of policy-gradient RL with verifiable rewards: pure functions on tensors and arrays."""

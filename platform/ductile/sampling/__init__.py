@@ -1,0 +1,1 @@
+"""How a policy answers: the batched sampler, exact divergences, and the worker that holds loaded policies."""

@@ -1,0 +1,46 @@
+"""Exact Kullback-Leibler divergence of two policies at every position of given completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ductile.models.compose import ComposedPolicy
+from ductile.ports import Divergence
+from ductile.problem import Group
+from ductile.rl.batch import pad_rows
+
+ROWS = 64
+"""Completions that are compared at a time; bounds the memory of two full-vocabulary log-softmaxes."""
+
+
+@torch.inference_mode()
+def divergence(p: ComposedPolicy, q: ComposedPolicy, groups: Sequence[Group], temperature: float) -> Divergence:
+    """KL between p and q on the groups' completions, in nats, at the given sampling temperature.
+
+    Raises `ValueError` when there is no completion.
+    """
+    rows = [
+        (group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions
+    ]
+    if not rows:
+        raise ValueError("divergence of no completions")
+    forward, reverse, tokens = 0.0, 0.0, 0
+    for start in range(0, len(rows), ROWS):
+        padded = pad_rows(rows[start : start + ROWS], p.device)
+        log_p, log_q = (
+            torch.log_softmax(policy(padded.ids, padded.mask)[:, :-1].double() / temperature, dim=-1)
+            for policy in (p, q)
+        )
+        forward += float((categorical_kl(log_q, log_p) * padded.completion).sum())
+        reverse += float((categorical_kl(log_p, log_q) * padded.completion).sum())
+        tokens += int(padded.completion.sum())
+    count = len(rows)
+    return Divergence(forward / tokens, reverse / tokens, forward / count, reverse / count, tokens, count)
+
+
+def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) = sum_v p (log p - log q) over the last axis, where a token with p = 0 counts nothing."""
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(dim=-1)

@@ -1,0 +1,170 @@
+"""Batched sampling with random numbers that belong to the completion, not to the batch.
+
+Token t of a completion is drawn by inverting the policy's cumulative distribution at a uniform number u_t. The u_t come
+from a Philox generator keyed by (run seed, stream, problem id, sample index), so the same completion comes out whatever
+else is in the batch, however many workers there are, and whichever of them is asked. For the same reason a prompt's
+left padding depends on its own length alone (it is filled up to a multiple of `BUCKET`), never on its neighbours'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ductile.models.compose import ComposedPolicy, Decoder, position_ids
+from ductile.models.load import encode_prompt
+from ductile.ports import Sampling
+from ductile.problem import Completion, Group, Problem
+
+BUCKET = 16
+"""Prompts are padded to a multiple of this many tokens; those of one padded length are sampled together."""
+
+ROWS = 256
+"""Most completions that are decoded at a time; bounds the memory of the key-value cache."""
+
+COMPACT = 0.75
+"""Finished rows leave the batch once at most this share of it is still running."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One completion that is wanted."""
+
+    group: int
+    sample: int
+    prompt: tuple[int, ...]
+    uniforms: NDArray[np.float64]
+
+
+@torch.inference_mode()
+def sample(
+    policy: ComposedPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    version: int,
+) -> list[Group]:
+    """`sampling.samples` completions of each problem, in order, with the log-probabilities of the same forward pass."""
+    prompts = [tuple(encode_prompt(tokenizer, problem.prompt)) for problem in problems]
+    requests = [
+        _Request(group, number, prompt, uniforms(sampling, problem.id, number))
+        for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True))
+        for number in range(sampling.samples)
+    ]
+    drawn: dict[tuple[int, int], tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
+    for part in _parts(requests):
+        for request, result in zip(part, _decode(policy, tokenizer, part, sampling), strict=True):
+            drawn[request.group, request.sample] = result
+    texts = iter(
+        tokenizer.batch_decode(
+            [_without_end(drawn[r.group, r.sample][0], tokenizer.eos_token_id) for r in requests],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+    )
+
+    def completion(group: int, number: int) -> Completion:
+        tokens, logps = drawn[group, number]
+        finished = bool(len(tokens)) and int(tokens[-1]) == tokenizer.eos_token_id
+        return Completion(problems[group].id, number, tokens, logps, next(texts), finished, version)
+
+    return [
+        Group(
+            problem,
+            np.array(prompts[group], np.int32),
+            tuple(completion(group, number) for number in range(sampling.samples)),
+        )
+        for group, problem in enumerate(problems)
+    ]
+
+
+def uniforms(sampling: Sampling, problem_id: str, number: int) -> NDArray[np.float64]:
+    """[max_tokens] float64 in [0, 1): the random numbers of one completion."""
+    text = f"{sampling.seed}/{sampling.stream}/{problem_id}/{number}"
+    key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(sampling.max_tokens)
+
+
+def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
+    """Draw one token a row by inverting the cumulative distribution at `u`.
+
+    logps: [row, vocabulary] log-probabilities; u: [row] float64 in [0, 1); returns [row] int64.
+    With `top_p` below 1 the smallest set of most likely tokens that holds that share is drawn from (nucleus
+    sampling, arXiv 1904.09751).
+    """
+    probabilities = logps.double().exp()
+    if top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        inside = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, order, before < top_p)
+        probabilities = probabilities * inside
+    cumulative = probabilities.cumsum(dim=-1)
+    target = u.unsqueeze(-1) * cumulative[:, -1:]
+    return (cumulative <= target).sum(dim=-1).clamp(max=logps.shape[-1] - 1)
+
+
+def _parts(requests: Sequence[_Request]) -> list[list[_Request]]:
+    buckets: dict[int, list[_Request]] = {}
+    for request in requests:
+        buckets.setdefault(_padded(len(request.prompt)), []).append(request)
+    return [bucket[i : i + ROWS] for bucket in buckets.values() for i in range(0, len(bucket), ROWS)]
+
+
+def _padded(length: int) -> int:
+    return max(1, -(-length // BUCKET)) * BUCKET
+
+
+def _decode(
+    policy: ComposedPolicy, tokenizer: PreTrainedTokenizerBase, requests: Sequence[_Request], sampling: Sampling
+) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    device, width, limit = policy.device, _padded(len(requests[0].prompt)), sampling.max_tokens
+    ids = torch.full((len(requests), width), tokenizer.pad_token_id, dtype=torch.int64)
+    mask = torch.zeros((len(requests), width + limit), dtype=torch.int64)
+    for row, request in enumerate(requests):
+        ids[row, width - len(request.prompt) :] = torch.tensor(request.prompt)
+        mask[row, width - len(request.prompt) :] = 1
+    ids, mask = ids.to(device), mask.to(device)
+    draws = torch.from_numpy(np.stack([request.uniforms for request in requests])).to(device)
+    tokens = torch.zeros((len(requests), limit), dtype=torch.int64, device=device)
+    kept_logps = torch.zeros((len(requests), limit), dtype=torch.float32, device=device)
+    lengths = torch.full((len(requests),), limit, dtype=torch.int64, device=device)
+
+    decoder = Decoder(policy, width + limit)
+    rows = torch.arange(len(requests), device=device)  # request of each row of the batch
+    running = torch.ones(len(requests), dtype=torch.bool, device=device)  # of each row of the batch
+    positions = position_ids(mask[:, :width])
+    for step in range(limit):
+        logits = decoder.next_logits(ids, mask[:, : width + step], positions)
+        logps = torch.log_softmax(logits / sampling.temperature, dim=-1)
+        chosen = choose(logps, draws[rows, step], sampling.top_p)
+        tokens[rows, step] = torch.where(running, chosen, 0)
+        kept_logps[rows, step] = torch.where(running, logps.gather(-1, chosen.unsqueeze(-1)).squeeze(-1), 0.0)
+        ended = running & (chosen == tokenizer.eos_token_id)
+        lengths[rows[ended]] = step + 1
+        running = running & ~ended
+        alive = int(running.sum())
+        if not alive:
+            break
+        ids, positions = chosen.unsqueeze(-1), positions[:, -1:] + 1
+        if alive <= COMPACT * len(rows):
+            stay = running.nonzero().squeeze(-1)
+            decoder.keep(stay)
+            rows, mask, ids, positions = rows[stay], mask[stay], ids[stay], positions[stay]
+            running = torch.ones(alive, dtype=torch.bool, device=device)
+    sizes = lengths.tolist()
+    all_tokens, all_logps = tokens.to(torch.int32).cpu().numpy(), kept_logps.cpu().numpy()
+    return [
+        (all_tokens[row, :size].copy(), all_logps[row, :size].copy()) for row, size in enumerate(sizes)
+    ]
+
+
+def _without_end(tokens: NDArray[np.int32], end: int) -> list[int]:
+    kept = tokens.tolist()
+    return kept[:-1] if kept and kept[-1] == end else kept

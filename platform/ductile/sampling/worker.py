@@ -1,0 +1,81 @@
+"""What a rollout worker does: load the named policy, sample from it, compare two of them.
+
+A worker keeps models only to save time. Every call names its policy completely, so a call that is tried again on
+a fresh worker gives the same answer.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ductile.models.compose import ComposedPolicy
+from ductile.models.load import load_tokenizer
+from ductile.ports import Composition, Divergence, PolicyRef, Sampling
+from ductile.problem import Group, Problem
+from ductile.sampling.divergence import divergence
+from ductile.sampling.sampler import sample
+
+KEPT_POLICIES = 4
+"""Policies a worker keeps loaded: two variants and the base of each, as when two runs share it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that `publish` made reachable. `token` is unique to them; `state` is the state dict or where it is."""
+
+    token: str
+    state: Any
+
+
+def new_token() -> str:
+    """A name for newly published weights."""
+    return uuid.uuid4().hex
+
+
+class RolloutWorker:
+    """Samples and compares policies in this process."""
+
+    def __init__(self, dtype: str, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._dtype = dtype
+        self._policies: OrderedDict[tuple[Composition, bool], ComposedPolicy] = OrderedDict()
+        self._loaded: dict[tuple[Composition, bool], str] = {}
+
+    def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
+        """`sampling.samples` completions of each problem, in order."""
+        tokenizer = load_tokenizer(policy.composition.members[0].path)
+        return sample(self._policy(policy), tokenizer, problems, sampling, policy.version)
+
+    def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
+        """Exact KL between p and q on the given completions."""
+        return divergence(self._policy(p), self._policy(q), groups, temperature)
+
+    def _policy(self, ref: PolicyRef) -> ComposedPolicy:
+        # Untouched and trained versions of one composition live side by side, so that comparing them loads neither twice.
+        key = (ref.composition, ref.weights is None)
+        if key not in self._policies:
+            self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype)
+            self._loaded.pop(key, None)
+        self._policies.move_to_end(key)
+        while len(self._policies) > KEPT_POLICIES:
+            self._loaded.pop(self._policies.popitem(last=False)[0], None)
+        policy = self._policies[key]
+        if ref.weights is not None and self._loaded.get(key) != ref.weights.token:
+            policy.load_trainable(ref.weights.state)
+            self._loaded[key] = ref.weights.token
+        return policy
+
+
+class LocalPool(RolloutWorker):
+    """The rollout pool of a run without Ray: one worker, in this process."""
+
+    def publish(self, weights: Mapping[str, Any]) -> Published:
+        """Keep a copy, so that later updates of the learner do not reach policies published before."""
+        return Published(new_token(), {name: tensor.detach().clone() for name, tensor in weights.items()})
