@@ -1,0 +1,92 @@
+"""DeepSpeed: ZeRO stages 0 to 3, on GPUs over NCCL or on CPUs over gloo."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ductile.config import LearnerSettings
+from ductile.engines.base import adamw
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
+import deepspeed
+
+warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
+logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+# DeepSpeed's shared-memory collectives would be compiled at start-up; gloo needs no compiler and no half minute.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class DeepSpeedEngine:
+    """A DeepSpeed engine around the module. Needs no launcher: without a process group it makes one of one process."""
+
+    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float) -> None:
+        if not dist.is_initialized():
+            # In memory and without a port, so that any number of runs share a machine.
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; Ray Train and launchers set it
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._stage = settings.zero
+        self._world = dist.get_world_size()
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=parameters,
+            optimizer=adamw(parameters, settings, lr),
+            config=_config(settings, self._world),
+            dist_init_required=False,
+        )
+        self.module = self._engine
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate. DeepSpeed averages over ranks and we want the sum, so the loss is multiplied by their number."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self._world, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """Clip and update. Without ZeRO and in fp32 DeepSpeed keeps no norm, so it is taken from the gradients."""
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self._engine.step()
+        known = self._engine.get_global_grad_norm()
+        return float(norm if known is None else known)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """A copy on the CPU, in float32; at ZeRO 3 the shards are gathered from all ranks."""
+        module = self._engine.module
+        parameters = list(module.parameters()) if self._stage == 3 else []
+        with deepspeed.zero.GatheredParameters(parameters, enabled=self._stage == 3):
+            return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """DeepSpeed's own checkpoint; at ZeRO 1 and above every rank writes its shard."""
+        self._engine.save_checkpoint(str(folder), tag="engine")
+
+    def load(self, folder: Path) -> None:
+        """Raises `RuntimeError` when DeepSpeed finds nothing there that it can read."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
+        if path is None:
+            raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
+
+
+def _config(settings: LearnerSettings, world: int) -> dict[str, object]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # only for DeepSpeed's book-keeping: our micro-batches are cut by tokens
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": world,
+        "gradient_clipping": settings.clip,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "zero_optimization": {"stage": settings.zero},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "wall_clock_breakdown": False,
+        "steps_per_print": 1 << 31,
+    }

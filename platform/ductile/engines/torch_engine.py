@@ -1,0 +1,58 @@
+"""Plain PyTorch: for one machine, for debugging, and as the reference that the DeepSpeed engine is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ductile.config import LearnerSettings
+from ductile.engines.base import adamw
+
+
+class TorchEngine:
+    """AdamW on the module's parameters; gradients are summed over ranks where there are several."""
+
+    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float) -> None:
+        self.module = module
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._optimizer = adamw(self._parameters, settings, lr)
+        self._clip = settings.clip
+        self._autocast = settings.precision == "bf16"
+        if self._autocast:
+            module.forward = torch.autocast(self._parameters[0].device.type, torch.bfloat16)(module.forward)  # type: ignore[method-assign]
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate; nothing is sent before `step`."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> float:
+        """Sum over ranks, clip, update."""
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            for parameter in self._parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._clip))
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """A copy on the CPU."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """One file; every rank holds the same and rank 0 writes it."""
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, folder / "engine.pt")
+
+    def load(self, folder: Path) -> None:
+        """Tensors and plain values only: `weights_only` refuses anything else in the file."""
+        state = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self._optimizer.load_state_dict(state["optimizer"])

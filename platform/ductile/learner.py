@@ -1,0 +1,160 @@
+"""The learner: a composed policy, an engine around its trainable member, and the update."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ductile.checkpoint import write_text
+from ductile.config import RunSettings
+from ductile.engines import make_engine
+from ductile.models.compose import ComposedPolicy
+from ductile.models.load import check_same_tokenizer
+from ductile.ports import Composition
+from ductile.rl.batch import Batch, MicroBatch, micro_batches
+from ductile.rl.objective import Objective, micro_loss
+from ductile.variants.base import Variant
+
+
+def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> PolicyLearner:
+    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
+    composition = variant.composition(base, expert)
+    check_same_tokenizer([member.path for member in composition.members])
+    return PolicyLearner(settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr)
+
+
+class PolicyLearner:
+    """Implements `ports.Learner`. With several ranks each holds one; all are called alike."""
+
+    def __init__(self, settings: RunSettings, composition: Composition, objective: Objective, lr: float) -> None:
+        self.version = 0
+        self.composition = composition
+        self._settings, self._objective, self._lr = settings, objective, lr
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
+        self._anchor = None
+        if objective.anchor:
+            self._anchor = ComposedPolicy.load(composition, settings.model.dtype).to(device).requires_grad_(False)
+        self._engine = make_engine(self._policy.trainable, settings.learner, lr)
+        self._base = self._engine.weights()
+        self._weights = self._base
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
+
+        A step without any gradient is skipped rather than given to the optimizer, whose momentum would move the
+        weights for no reason.
+        """
+        started = time.monotonic()
+        self.version += 1
+        tokens = sum(len(row.completion) for row in batch.rows)
+        metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
+        if batch.rows:
+            metrics |= self._train(batch)
+        metrics["learner/weight_drift_rms"] = rms_distance(self._weights, self._base)
+        return metrics | {"learner/seconds": time.monotonic() - started}
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The trainable member's state dict after the last update, on the CPU. Not to be written to."""
+        return self._weights
+
+    def start_phase(self) -> None:
+        """Take the anchor of the phase, where that is the objective's."""
+        if self._anchor and self._objective.anchor == "phase_start":
+            self._anchor.load_trainable(self._weights)
+
+    def branch(self) -> PolicyLearner:
+        """A learner that starts from these weights with a fresh optimizer."""
+        other = PolicyLearner(self._settings, self.composition, self._objective, self._lr)
+        other._begin_from(self._weights)
+        return other
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimizer, version and, where it moves, the anchor."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine.save(folder)
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            if self._anchor and self._objective.anchor == "phase_start":
+                save_file(_untied(self._anchor.trainable.state_dict()), folder / "anchor.safetensors")
+            write_text(folder / "learner.json", json.dumps({"version": self.version}))
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote."""
+        self._engine.load(folder)
+        if self._anchor and self._objective.anchor == "phase_start":
+            self._anchor.load_trainable(load_file(folder / "anchor.safetensors"))
+        self.version = json.loads((folder / "learner.json").read_text())["version"]
+        self._weights = self._engine.weights()
+
+    def _begin_from(self, weights: Mapping[str, Tensor]) -> None:
+        self._policy.load_trainable(weights)
+        self._engine = make_engine(self._policy.trainable, self._settings.learner, self._lr)
+        self._weights = self._engine.weights()
+
+    def _train(self, batch: Batch) -> dict[str, float]:
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        learner, before = self._settings.learner, self._weights
+        micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
+        for epoch in range(learner.epochs):
+            sums = [self._backward(micro, last=micro is micros[-1]) for micro in micros]
+            norm = self._engine.step()
+            last = _reduce(sums, world)
+            first = last if epoch == 0 else first
+        self._weights = self._engine.weights()
+        metrics = {
+            "learner/loss": first["loss"],
+            "learner/policy_loss": first["policy_loss"],
+            "learner/entropy": first["entropy"] / first["tokens"],
+            "learner/behaviour_gap": first["gap"] / first["tokens"],
+            "learner/clip_share": last["clipped"] / last["tokens"],
+            "learner/ratio_max": last["ratio_max"],
+            "learner/grad_norm": norm,
+            "learner/update_norm": distance(self._weights, before),
+        }
+        if self._anchor:
+            metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
+        return metrics
+
+    def _backward(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
+        ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
+        anchor_logits = None
+        if self._anchor:
+            with torch.no_grad():
+                anchor_logits = self._anchor(ids, mask)
+        logits = self._policy(ids, mask, trained=self._engine.module)
+        loss, sums = micro_loss(logits, anchor_logits, micro, self._objective, temperature)
+        self._engine.backward(loss, last)
+        return sums
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Euclidean distance of two state dicts."""
+    return float(sum(((a[name].double() - b[name].double()) ** 2).sum() for name in a)) ** 0.5
+
+
+def rms_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Root mean square distance of two state dicts: `distance` over the square root of the number of weights."""
+    return distance(a, b) / sum(tensor.numel() for tensor in a.values()) ** 0.5
+
+
+def _reduce(sums: list[dict[str, Tensor]], world: int) -> dict[str, float]:
+    """The step's totals over micro-batches and ranks."""
+    names = [name for name in sums[0] if name != "ratio_max"]
+    total = torch.stack([torch.stack([part[name].double() for name in names]) for part in sums]).sum(dim=0)
+    largest = torch.stack([part["ratio_max"].double() for part in sums]).max()
+    if world > 1:
+        dist.all_reduce(total)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return dict(zip(names, total.tolist(), strict=True)) | {"ratio_max": float(largest)}
+
+
+def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies: safetensors refuses tensors that share memory, as tied embeddings do."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
