@@ -1,0 +1,154 @@
+"""Phases draw their pools evenly over levels, and the check names every mistake before anything starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ductile.config import (
+    BranchSettings,
+    DifficultySettings,
+    MixtureSettings,
+    ModelSettings,
+    PhaseSettings,
+    ProbeSettings,
+    RunSettings,
+    SkillSettings,
+)
+from ductile.domains import make_domain
+from ductile.plan import check, make_phase, make_plan
+
+SUMS = {"name": "chain_sum"}
+WORDS = {"name": "strings", "operation": "reverse"}
+PHASE = PhaseSettings(domain=SUMS, levels=(4, 6, 8), steps=5, pool=20)
+SETTINGS = RunSettings(
+    plan="medium",
+    phase={"first": PHASE, "second": replace(PHASE, levels=(12,), steps=7)},
+    probe=ProbeSettings(
+        prior={"words": SkillSettings(WORDS, (3,))}, branch=BranchSettings(domain={"name": "sort_digits"}, levels=(4,))
+    ),
+)
+
+
+def test_each_level_has_its_share_of_the_pool() -> None:
+    phase = make_phase("p", PHASE, 0, make_domain, "phase.p")
+    assert Counter(problem.level for problem in phase.pool.values()) == {4: 7, 6: 7, 8: 6}
+    assert all(id == problem.id for id, problem in phase.pool.items())
+
+
+def test_pool_smaller_than_the_levels_leaves_the_last_ones_out() -> None:
+    phase = make_phase("p", replace(PHASE, pool=2), 0, make_domain, "phase.p")
+    assert [problem.level for problem in phase.pool.values()] == [4, 6]
+
+
+def test_pool_holds_no_evaluation_problem() -> None:
+    phase = make_phase("p", replace(PHASE, pool=300), 0, make_domain, "phase.p")
+    asked = {problem.id for level in PHASE.levels for problem in phase.domain.problems(level, "eval", 300, 0)}
+    assert phase.pool and not asked & set(phase.pool)
+
+
+def test_pool_depends_on_the_seed_alone() -> None:
+    def ids(seed: int) -> list[str]:
+        return list(make_phase("p", PHASE, seed, make_domain, "phase.p").pool)
+
+    assert ids(1) == ids(1) != ids(2)
+
+
+def test_phases_keep_the_order_of_the_settings() -> None:
+    plan = make_plan(SETTINGS, make_domain)
+    assert [phase.name for phase in plan.phases] == ["first", "second"]
+    assert (plan.name, plan.steps) == ("medium", 12)
+
+
+def test_domains_are_resolved_at_the_path_of_their_setting() -> None:
+    paths = []
+
+    def resolve(values: Mapping[str, Any], path: str) -> Any:
+        paths.append(path)
+        return make_domain(values, path)
+
+    make_plan(SETTINGS, resolve)
+    assert paths == ["phase.first.domain", "phase.second.domain"]
+
+
+def test_settings_without_mistakes_pass() -> None:
+    assert check(SETTINGS) == []
+    assert check(RunSettings()) == []
+
+
+def changed(**parts: Any) -> list[str]:
+    return check(replace(SETTINGS, **parts))
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "line"),
+    [
+        ({"estimator": "betta"}, "difficulty.estimator: unknown estimator 'betta'; allowed: beta (did you mean beta?)"),
+        (
+            {"selection": "bands"},
+            "difficulty.selection: unknown selection rule 'bands'; allowed: band, uniform (did you mean band?)",
+        ),
+    ],
+)
+def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str], line: str) -> None:
+    assert changed(difficulty=DifficultySettings(**difficulty)) == [line]  # type: ignore[arg-type]
+
+
+def test_unknown_probe_is_named_by_its_place() -> None:
+    [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
+    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: branch, drift, formats, retention")
+    assert line.endswith("(did you mean drift?)")
+
+
+def test_every_place_that_names_a_domain_is_checked_at_once() -> None:
+    wrong = {"name": "chain_sums"}
+    skill = SkillSettings(wrong, (4,))
+    lines = check(
+        RunSettings(
+            phase={"hard": PhaseSettings(domain=wrong, levels=(4,))},
+            probe=ProbeSettings(
+                prior={"a": skill}, neutral={"b": skill}, branch=BranchSettings(domain=wrong, levels=(4,))
+            ),
+            model=ModelSettings(mixture={"m": MixtureSettings(domain=wrong, levels=(4,))}),
+        )
+    )
+    assert [line.split(".name: ")[0] for line in lines] == [
+        "phase.hard.domain",
+        "probe.prior.a.domain",
+        "probe.neutral.b.domain",
+        "probe.branch.domain",
+        "model.mixture.m.domain",
+    ]
+    assert all("unknown domain 'chain_sums'" in line and "did you mean chain_sum?" in line for line in lines)
+
+
+def test_mixture_is_not_checked_when_the_base_is_a_folder() -> None:
+    model = ModelSettings(path="somewhere", mixture={"m": MixtureSettings(domain={"name": "none"})})
+    assert changed(model=model) == []
+
+
+def test_level_that_the_domain_lacks_is_named_by_its_place() -> None:
+    [line] = changed(phase={"hard": replace(PHASE, levels=(4, 0))})
+    assert line.startswith("phase.hard.levels[1]: 0 is not a level of chain_sum")
+
+
+def test_empty_list_of_levels_is_a_mistake() -> None:
+    [line] = changed(phase={"hard": replace(PHASE, levels=())})
+    assert line == "phase.hard.levels: the list is empty; name at least one level"
+
+
+@pytest.mark.parametrize("options", [{}, {"lenient": True}, {"label_noise": 0.2}])
+def test_branch_on_a_domain_of_the_plan_is_a_mistake(options: dict[str, Any]) -> None:
+    [line] = changed(
+        phase={"hard": replace(PHASE, domain={**SUMS, **options})},
+        probe=replace(SETTINGS.probe, branch=BranchSettings(domain=SUMS, levels=(4,))),
+    )
+    assert line.startswith("probe.branch.domain: chain_sum") and "is also asked in phase.hard" in line
+
+
+def test_empty_branch_is_no_mistake() -> None:
+    assert changed(probe=replace(SETTINGS.probe, branch=BranchSettings())) == []
