@@ -1,0 +1,203 @@
+"""The comparison in numbers: what `summary.json` holds (docs/summary.md) and what tables and page are printed from.
+
+Only finished runs are averaged. The others are listed with their status, in their cell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ductile.report.onset import LENGTH_FACTOR, ORDERS, PRIOR_FALL, SHORTCUT_RISE, Onset, onset
+from ductile.report.records import ReportContext, RunRecord, of_cell, ordered
+from ductile.report.statistics import Estimate, estimate, paired_difference
+
+SCHEMA = "ductile.summary/1"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run. `of` reads it, or returns None where the run does not have it."""
+
+    name: str
+    metric: str
+    unit: str
+    when: str
+    of: Callable[[RunRecord], float | None]
+
+
+def _before(name: str, metric: str, unit: str) -> Measure:
+    return Measure(name, metric, unit, "boundary 0", lambda record: record.before(metric))
+
+
+def _after(name: str, metric: str, unit: str) -> Measure:
+    return Measure(name, metric, unit, "last boundary", lambda record: record.after(metric))
+
+
+def _last(name: str, metric: str, unit: str) -> Measure:
+    return Measure(name, metric, unit, "last boundary, boundary 0 included", lambda record: record.last(metric))
+
+
+def _mean_over_steps(name: str, metric: str, unit: str) -> Measure:
+    return Measure(name, metric, unit, "mean over RL steps", lambda record: _mean(record, metric))
+
+
+MEASURES: tuple[Measure, ...] = (
+    _before("prior_before", "retention/prior", "rate"),
+    _after("prior_after", "retention/prior", "rate"),
+    _after("forgetting", "retention/forgetting", "rate"),
+    _after("forgetting_from_best", "retention/forgetting_from_best", "rate"),
+    _before("new_before", "retention/new", "rate"),
+    _after("new_after", "retention/new", "rate"),
+    _before("length_prior_before", "format/length_prior", "tokens"),
+    _after("length_prior_after", "format/length_prior", "tokens"),
+    _before("shortcut_prior_before", "shortcut/prior", "share"),
+    _after("shortcut_prior_after", "shortcut/prior", "share"),
+    _before("formats_prior_before", "format/effective_prior", "formats"),
+    _after("formats_prior_after", "format/effective_prior", "formats"),
+    _after("kl_forward_prior", "drift/kl_forward_base/prior", "nats/token"),
+    _after("kl_reverse_prior", "drift/kl_reverse_base/prior", "nats/token"),
+    _after("kl_forward_new", "drift/kl_forward_base/new", "nats/token"),
+    _after("kl_reverse_new", "drift/kl_reverse_base/new", "nats/token"),
+    _last("branch_auc", "plasticity/branch_auc", "rate"),
+    _last("branch_end", "plasticity/branch_end", "rate"),
+    _last("branch_auc_ratio", "plasticity/branch_auc_ratio", "ratio"),
+    _last("branch_gain_ratio", "plasticity/branch_gain_ratio", "ratio"),
+    _last("branch_silent_share", "plasticity/branch_silent_share", "share"),
+    _mean_over_steps("silent_share", "rollout/silent_share", "share"),
+)
+
+COMPARED = ("prior_after", "forgetting", "new_after", "branch_end", "branch_auc_ratio", "kl_forward_prior")
+"""Measures whose paired difference to the reference variant is in the summary."""
+
+
+def summarise(records: Sequence[RunRecord], context: ReportContext) -> dict[str, Any]:
+    """The whole summary as plain values (JSON without NaN); docs/summary.md names every field.
+
+    Two finished runs of the same plan, variant and seed raise `ValueError`: which one counts is not for us to choose.
+    """
+    plans = ordered(context.plans, (record.plan for record in records))
+    variants = ordered(context.variants, (record.variant for record in records))
+    cells = [
+        _cell(plan, variant, runs)
+        for plan in plans
+        for variant in variants
+        if (runs := of_cell(records, plan, variant))
+    ]
+    return {
+        "schema": SCHEMA,
+        "title": context.title,
+        "created": context.created,
+        "source": context.source,
+        "plans": plans,
+        "variants": variants,
+        "runs": {"finished": sum(r.finished for r in records), "not_finished": sum(not r.finished for r in records)},
+        "cells": cells,
+        "differences": _differences(cells, variants),
+        "thresholds": {"length_factor": LENGTH_FACTOR, "shortcut_rise": SHORTCUT_RISE, "prior_fall": PRIOR_FALL},
+        "settings": dict(context.settings),
+        "versions": dict(context.versions),
+    }
+
+
+def find_cell(summary: Mapping[str, Any], plan: str, variant: str) -> Mapping[str, Any] | None:
+    """The summary's cell of a plan and a variant, or None."""
+    return next((c for c in summary["cells"] if c["plan"] == plan and c["variant"] == variant), None)
+
+
+def _cell(plan: str, variant: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    finished = [record for record in runs if record.finished]
+    twice = [seed for seed, count in Counter(record.seed for record in finished).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"report: {plan}, {variant} has more than one finished run of seed {', '.join(map(str, twice))}"
+        )
+    return {
+        "plan": plan,
+        "variant": variant,
+        "seeds": [record.seed for record in finished],
+        "runs": [{"seed": record.seed, "status": record.status, "run_id": record.run_id} for record in runs],
+        "not_finished": len(runs) - len(finished),
+        "measures": {measure.name: _measure(measure, finished) for measure in MEASURES},
+        "onset": _onsets(finished),
+    }
+
+
+def _measure(measure: Measure, finished: Sequence[RunRecord]) -> dict[str, Any]:
+    values = {
+        record.seed: value for record in finished if (value := measure.of(record)) is not None and np.isfinite(value)
+    }
+    return {
+        "metric": measure.metric,
+        "unit": measure.unit,
+        "when": measure.when,
+        **_plain(estimate(list(values.values()))),
+        "values": {str(seed): value for seed, value in values.items()},
+    }
+
+
+def _onsets(finished: Sequence[RunRecord]) -> dict[str, Any]:
+    found = {record.seed: onset(record) for record in finished}
+    steps = {
+        name: [getattr(o, name) for o in found.values() if getattr(o, name) is not None]
+        for name in ("length", "shortcut", "fall")
+    }
+    return {
+        **{f"{name}_step_median": float(median(values)) if values else None for name, values in steps.items()},
+        "length_order": _orders([o.length_order for o in found.values()]),
+        "shortcut_order": _orders([o.shortcut_order for o in found.values()]),
+        "runs": [_onset_row(seed, o) for seed, o in found.items()],
+    }
+
+
+def _onset_row(seed: int, found: Onset) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "length_step": found.length,
+        "shortcut_step": found.shortcut,
+        "fall_step": found.fall,
+        "fall_after_step": found.fall_after,
+        "length_order": found.length_order,
+        "shortcut_order": found.shortcut_order,
+    }
+
+
+def _orders(orders: Sequence[str]) -> dict[str, int]:
+    return {name: orders.count(name) for name in ORDERS}
+
+
+def _differences(cells: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Each variant against the first one, by plan, paired over seeds."""
+    rows = []
+    by_name = {(cell["plan"], cell["variant"]): cell["measures"] for cell in cells}
+    for (plan, variant), measures in by_name.items():
+        reference = by_name.get((plan, variants[0]))
+        if variant == variants[0] or reference is None:
+            continue
+        for name in COMPARED:
+            difference = paired_difference(_by_seed(measures[name]), _by_seed(reference[name]))
+            if difference is not None:
+                rows.append(
+                    {"plan": plan, "variant": variant, "reference": variants[0], "measure": name, **_plain(difference)}
+                )
+    return rows
+
+
+def _by_seed(measure: Mapping[str, Any]) -> dict[int, float]:
+    return {int(seed): value for seed, value in measure["values"].items()}
+
+
+def _plain(found: Estimate | None) -> dict[str, Any]:
+    if found is None:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+def _mean(record: RunRecord, name: str) -> float | None:
+    values = [value for _, value in record.series(name)]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,266 @@
+"""The summary as tables: plain rows of text, for the terminal (rich) and for the HTML page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ductile.report.records import FINISHED
+
+NOTHING = "-"
+NARROW = 118
+"""Terminals with fewer columns get a block for each plan and variant in place of the tables."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text. The first `labels` columns name the row; the others hold numbers and are set to the right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    labels: int = 2
+
+
+def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
+    """Every table of the report; those without rows are left out. summary: what `summarise` returned."""
+    tables = (_kept(summary), _moved(summary), _onsets(summary), _differences(summary), _not_finished(summary))
+    return [table for table in tables if table.rows]
+
+
+def print_tables(summary: Mapping[str, Any], console: Console) -> None:
+    """Print the tables, or in a narrow terminal the same as blocks."""
+    for table in text_tables(summary):
+        console.print()
+        if console.width >= NARROW:
+            console.print(_wide(table))
+        else:
+            for line in _blocks(table):
+                console.print(line)
+        if table.note:
+            console.print(Text(table.note, style="dim"))
+
+
+def interval(measure: Mapping[str, Any], digits: int = 2, scale: float = 1.0) -> str:
+    """`0.86 ±0.04`: mean and half of the 95% interval; without the interval for one seed."""
+    if measure["mean"] is None:
+        return NOTHING
+    text = f"{measure['mean'] * scale:.{digits}f}"
+    if text.strip("-0.") == "":
+        text = text.lstrip("-")  # no -0.00
+    return text if measure["high"] is None else f"{text} ±{(measure['high'] - measure['mean']) * scale:.{digits}f}"
+
+
+def change(before: Mapping[str, Any], after: Mapping[str, Any], digits: int = 2) -> str:
+    """`0.86 → 0.13 ±0.05`; the first number alone when there is nothing after."""
+    start = NOTHING if before["mean"] is None else f"{before['mean']:.{digits}f}"
+    return start if after["mean"] is None else f"{start} → {interval(after, digits)}"
+
+
+def runs_text(cell: Mapping[str, Any]) -> str:
+    """How many runs the numbers are of: `3`, or `2 of 3`."""
+    finished, all_runs = len(cell["seeds"]), len(cell["runs"])
+    return str(finished) if finished == all_runs else f"{finished} of {all_runs}"
+
+
+def _kept(summary: Mapping[str, Any]) -> TextTable:
+    rows = []
+    for cell in summary["cells"]:
+        m = cell["measures"]
+        rows.append(
+            (
+                cell["plan"],
+                cell["variant"],
+                runs_text(cell),
+                change(m["prior_before"], m["prior_after"]),
+                interval(m["forgetting"], 1, 100),
+                interval(m["new_after"]),
+                change(m["length_prior_before"], m["length_prior_after"], 0),
+                change(m["shortcut_prior_before"], m["shortcut_prior_after"]),
+            )
+        )
+    return TextTable(
+        "What was kept, and how it is answered now",
+        (
+            "Plan",
+            "Variant",
+            "Runs",
+            "Prior skills\npass rate",
+            "Forgetting\npoints",
+            "New skill\npass rate",
+            "Length\ntokens",
+            "Shortcuts\nshare",
+        ),
+        tuple(rows),
+        "Before the first phase → after the last one. ±: half of the 95% t interval over seeds. Length and shortcuts "
+        "on prior skills. Runs: finished ones, which alone are averaged.",
+    )
+
+
+def _moved(summary: Mapping[str, Any]) -> TextTable:
+    rows = []
+    for cell in summary["cells"]:
+        m = cell["measures"]
+        rows.append(
+            (
+                cell["plan"],
+                cell["variant"],
+                interval(m["kl_forward_prior"], 3),
+                interval(m["kl_reverse_prior"], 3),
+                change(m["formats_prior_before"], m["formats_prior_after"], 1),
+                interval(m["branch_auc_ratio"]),
+                interval(m["branch_end"]),
+                " / ".join(
+                    NOTHING if m[n]["mean"] is None else f"{m[n]['mean']:.2f}"
+                    for n in ("silent_share", "branch_silent_share")
+                ),
+            )
+        )
+    return TextTable(
+        "Drift, diversity and plasticity",
+        (
+            "Plan",
+            "Variant",
+            "KL forward\nnats/token",
+            "KL reverse\nnats/token",
+            "Formats\neffective no.",
+            "Branch AUC\n/ fresh base",
+            "Branch end\npass rate",
+            "Silent\nRL / branch",
+        ),
+        tuple(rows),
+        "KL to the base on prior-skill prompts. Branch: RL for a fixed budget on a domain that the plan does not hold. "
+        "Silent: share of groups whose rewards are all equal, so that they give no gradient.",
+    )
+
+
+def _onsets(summary: Mapping[str, Any]) -> TextTable:
+    rows = []
+    for cell in summary["cells"]:
+        found, runs = cell["onset"], cell["onset"]["runs"]
+        if any(run[f"{sign}_step"] is not None for run in runs for sign in ("length", "shortcut", "fall")):
+            rows.append(
+                (
+                    cell["plan"],
+                    cell["variant"],
+                    *(_onset_text(found, sign) for sign in ("length", "shortcut", "fall")),
+                    _before_text(found["length_order"]),
+                    _before_text(found["shortcut_order"]),
+                )
+            )
+    t = summary["thresholds"]
+    return TextTable(
+        "What came first",
+        (
+            "Plan",
+            "Variant",
+            f"Length x {t['length_factor']:g}\nstep",
+            f"Shortcuts +{t['shortcut_rise']:g}\nstep",
+            f"Prior skills -{t['prior_fall'] * 100:.0f} points\nstep",
+            "Length first\nruns",
+            "Shortcuts first\nruns",
+        ),
+        tuple(rows),
+        "Median step over the runs where it happened, and how many those are. First: before the pass rate fell, of the "
+        "runs with a fall; ? marks runs where the pass rate was measured too seldom to tell.",
+    )
+
+
+def _onset_text(found: Mapping[str, Any], sign: str) -> str:
+    steps = [run[f"{sign}_step"] for run in found["runs"] if run[f"{sign}_step"] is not None]
+    return f"{found[f'{sign}_step_median']:g} ({len(steps)} of {len(found['runs'])})" if steps else NOTHING
+
+
+def _before_text(orders: Mapping[str, int]) -> str:
+    fell = orders["before"] + orders["unresolved"] + orders["after"] + orders["only_fall"]
+    if not fell:
+        return NOTHING
+    return f"{orders['before']} of {fell}" + (f", {orders['unresolved']} ?" if orders["unresolved"] else "")
+
+
+def _differences(summary: Mapping[str, Any]) -> TextTable:
+    columns = {
+        "forgetting": (1, 100.0),
+        "prior_after": (1, 100.0),
+        "new_after": (1, 100.0),
+        "branch_end": (1, 100.0),
+        "kl_forward_prior": (3, 1.0),
+    }
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in summary["differences"]:
+        if row["measure"] in columns:
+            cells.setdefault((row["plan"], row["variant"]), {})[row["measure"]] = interval(
+                row, *columns[row["measure"]]
+            )
+    reference = summary["variants"][0] if summary["variants"] else ""
+    return TextTable(
+        f"Difference to {reference}, paired by seed",
+        (
+            "Plan",
+            "Variant",
+            "Forgetting\npoints",
+            "Prior skills\npoints",
+            "New skill\npoints",
+            "Branch end\npoints",
+            "KL forward\nnats/token",
+        ),
+        tuple(
+            (plan, variant, *(found.get(name, NOTHING) for name in columns)) for (plan, variant), found in cells.items()
+        ),
+        "An interval that does not cross 0 is a difference that these seeds agree on.",
+    )
+
+
+def _not_finished(summary: Mapping[str, Any]) -> TextTable:
+    rows = tuple(
+        (cell["plan"], cell["variant"], str(run["seed"]), run["status"], run["run_id"])
+        for cell in summary["cells"]
+        for run in cell["runs"]
+        if run["status"] != FINISHED
+    )
+    return TextTable(
+        "Runs that did not finish",
+        ("Plan", "Variant", "Seed", "Status", "MLflow run"),
+        rows,
+        "They are in no mean above.",
+        labels=5,
+    )
+
+
+def _wide(table: TextTable) -> Table:
+    printed = Table(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for position, name in enumerate(table.columns):
+        label = position < table.labels
+        printed.add_column(Text(name), justify="left" if label else "right", no_wrap=not label, overflow="fold")
+    before = None
+    for row in table.rows:
+        if before is not None and row[0] != before:
+            printed.add_section()
+        plan = "" if row[0] == before and table.labels == 2 else row[0]
+        printed.add_row(*(Text(text) for text in (plan, *row[1:])))
+        before = row[0]
+    return printed
+
+
+def _blocks(table: TextTable) -> Iterator[Text]:
+    """A line for each number, under a line that names the row."""
+    yield Text(table.title, style="bold")
+    names = [name.replace("\n", ", ") for name in table.columns]
+    width = max(len(name) for name in names)
+    for row in table.rows:
+        yield Text(" / ".join(row[: min(table.labels, 2)]), style="underline")
+        for name, text in zip(names[2:], row[2:], strict=True):
+            yield Text(f"  {name:<{width}}  {text}")

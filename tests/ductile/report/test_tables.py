@@ -1,0 +1,74 @@
+import io
+
+from rich.console import Console
+
+from ductile.report.records import ReportContext
+from ductile.report.summary import summarise
+from ductile.report.tables import change, interval, print_tables, text_tables
+
+CONTEXT = ReportContext("too hard", variants=("parameter_only", "low_drift", "proxy"))
+
+
+def summary(record):
+    records = [
+        record(variant, plan, seed, 0.9 - 0.01 * seed, 0.2 + 0.05 * seed)
+        for plan in ("medium", "guessable", "honest")
+        for variant in ("parameter_only", "low_drift", "proxy")
+        for seed in range(3)
+    ]
+    return summarise([*records, record("proxy", "honest", 3, status="FAILED")], CONTEXT)
+
+
+def printed(record, width):
+    stream = io.StringIO()
+    print_tables(summary(record), Console(file=stream, width=width, force_terminal=False))
+    return stream.getvalue()
+
+
+def measure(mean, half=None):
+    return {"mean": mean, "low": None if half is None else mean - half, "high": None if half is None else mean + half}
+
+
+def test_number_with_its_interval():
+    assert interval(measure(0.864, 0.04)) == "0.86 ±0.04"
+    assert interval(measure(0.731, 0.052), 1, 100) == "73.1 ±5.2"
+    assert interval(measure(0.864)) == "0.86"
+    assert interval(measure(None)) == "-"
+    assert interval(measure(-0.0001)) == "0.00"
+    assert interval(measure(-0.51)) == "-0.51"
+
+
+def test_change_without_an_end_is_the_beginning():
+    assert change(measure(0.86, 0.1), measure(0.13, 0.05)) == "0.86 → 0.13 ±0.05"
+    assert change(measure(0.86), measure(None)) == "0.86"
+
+
+def test_tables_fit_into_120_columns_without_wrapping_a_row(record):
+    text = printed(record, 120)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
+    assert any("low_drift" in line and "→" in line and "±" in line for line in text.splitlines())
+    assert "…" not in text
+
+
+def test_narrow_terminal_gets_a_line_for_each_number(record):
+    lines = printed(record, 70).splitlines()
+    assert "honest / proxy" in lines
+    assert "  Runs                     3 of 4" in lines
+
+
+def test_failed_run_is_in_a_table_of_its_own(record):
+    table = text_tables(summary(record))[-1]
+    assert table.title == "Runs that did not finish"
+    assert table.rows == (("honest", "proxy", "3", "FAILED", "honest-proxy-3-FAILED"),)
+
+
+def test_runs_column_says_how_many_finished(record):
+    kept = text_tables(summary(record))[0]
+    assert {row[:2]: row[2] for row in kept.rows}["honest", "proxy"] == "3 of 4"
+    assert {row[:2]: row[2] for row in kept.rows}["medium", "proxy"] == "3"
+
+
+def test_names_are_printed_as_they_are(record):
+    stream = io.StringIO()
+    print_tables(summarise([record("[red]x[/red]")], ReportContext("t")), Console(file=stream, width=120))
+    assert "[red]x[/red]" in stream.getvalue()
