@@ -1,0 +1,137 @@
+"""The run inside Ray Train: the same loop on every rank, with rank 0 talking to the other actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.rollout import ActorPool
+from actors.tracker import RunTracker
+from ductile.checkpoint import FolderStore
+from ductile.config import RunSettings
+from ductile.identity import Identity
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that a run's workers need. Folders must be reachable from every worker's node."""
+
+    settings: RunSettings
+    identity: Identity
+    base: Path
+    expert: Path
+    folder: Path
+    pool: ActorPool
+    tracker: RunTracker
+
+
+def run_spec(spec: RunSpec) -> None:
+    """Run it to its end, or go on with it: with `learner.workers` 0 in this process, else under Ray Train."""
+    if spec.settings.learner.workers:
+        _run_with_train(spec)
+    else:
+        _work(spec, rank=0, world=1)
+
+
+def _run_with_train(spec: RunSpec) -> None:
+    """Ray Train starts the workers, and starts them again from the run's checkpoint when one dies."""
+    learner = spec.settings.learner
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": spec},
+        scaling_config=ScalingConfig(num_workers=learner.workers, use_gpu=_enough_gpus(learner.workers)),
+        run_config=RunConfig(
+            name=spec.folder.name,
+            storage_path=str(spec.folder.parent / "ray-train"),
+            failure_config=FailureConfig(max_failures=learner.max_failures),
+        ),
+    )
+    trainer.fit()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    _work(config["spec"], context.get_world_rank(), context.get_world_size())
+
+
+def _work(spec: RunSpec, rank: int, world: int) -> None:
+    # Imported here: the driver and Ray Train's controller need neither torch nor DeepSpeed.
+    import torch
+
+    from ductile.judge import LocalJudge
+    from ductile.learner import make_learner
+    from ductile.loop import Ports, run
+    from ductile.variants import make_variant
+
+    settings = spec.settings
+    torch.set_num_threads(settings.learner.threads)
+    variant = make_variant(settings.variant)
+    judge = LocalJudge()
+    actor = DifficultyActor.remote(settings.difficulty) if rank == 0 else None
+    share = _broadcast if world > 1 else _itself
+
+    def port(target: Any) -> Any:
+        return target if world == 1 else OnRankZero(target, rank, share)
+
+    ports = Ports(
+        pool=port(spec.pool),
+        learner=make_learner(settings, variant, spec.base, spec.expert),
+        difficulty=port(DifficultyClient(actor) if actor is not None else None),
+        judge=port(judge),
+        tracker=port(spec.tracker),
+        store=FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share),
+        resolve=judge.domain,
+    )
+    try:
+        run(settings, variant, ports, spec.identity)
+    finally:
+        if actor is not None:
+            ray.kill(actor)
+
+
+class OnRankZero:
+    """A port whose methods run on rank 0 alone; every rank gets what they returned, or the error that they raised."""
+
+    def __init__(self, target: Any, rank: int, share: Callable[[Any], Any]) -> None:
+        self._target, self._rank, self._share = target, rank, share
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            outcome: tuple[Any, Exception | None] = (None, None)
+            if self._rank == 0:
+                try:
+                    outcome = (getattr(self._target, name)(*arguments, **keywords), None)
+                except Exception as error:  # shared, so that the other ranks do not wait for ever
+                    outcome = (None, error)
+            value, error = self._share(outcome)
+            if error is not None:
+                raise error
+            return value
+
+        return call
+
+
+def _broadcast(value: Any) -> Any:
+    """Rank 0's value on every rank; no rank returns before all have called."""
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    dist.barrier()
+    return box[0]
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _enough_gpus(workers: int) -> bool:
+    return 0 < workers <= ray.cluster_resources().get("GPU", 0)
