@@ -1,0 +1,84 @@
+"""One run of a job: its folder, its MLflow run, and how it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from actors.learner import RunSpec, run_spec
+from actors.tracker import RunTracker
+from ductile.checkpoint import write_text
+from ductile.config import RunSettings
+from ductile.identity import Identity, identify
+from ductile.settings import as_plain
+from jobs.driver import Shared, needs_expert
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run and where it is kept. `key` finds its MLflow run again; `parent`: MLflow's id of the comparison."""
+
+    settings: RunSettings
+    identity: Identity
+    folder: Path
+    key: str
+    parent: str | None
+
+    @property
+    def name(self) -> str:
+        """What the display and MLflow call it."""
+        return f"{self.settings.variant.name} {self.settings.plan} seed {self.settings.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end before, under the same identity."""
+        path = self.folder / "finished.json"
+        return path.exists() and json.loads(path.read_text())["fingerprint"] == self.identity.run
+
+
+def identity_of(settings: RunSettings, shared: Shared) -> Identity:
+    """The identity of a run on the models that it uses."""
+    return identify(settings, [shared.base, shared.expert] if needs_expert(settings) else [shared.base])
+
+
+def execute(cell: Cell, shared: Shared, slot: int) -> str:
+    """Run it, or go on with it, and mark its MLflow run; returns that run's id. An error is marked FAILED and raised."""
+    with _alone(cell.folder):
+        write_text(cell.folder / "settings.json", json.dumps(as_plain(cell.settings), indent=1))
+        run_id: str = ray.get(
+            shared.tracker.begin.remote(
+                kind="run", name=cell.name, settings=as_plain(cell.settings), key=cell.key, parent=cell.parent
+            )
+        )
+        spec = RunSpec(
+            settings=cell.settings,
+            identity=cell.identity,
+            base=shared.base,
+            expert=shared.expert,
+            folder=cell.folder,
+            pool=shared.pool.at_home(slot),
+            tracker=RunTracker(shared.tracker, run_id),
+        )
+        try:
+            run_spec(spec)
+        except Exception:
+            ray.get(shared.tracker.finish.remote(run_id, "FAILED"))
+            raise
+        ray.get(shared.tracker.finish.remote(run_id, "FINISHED"))
+        write_text(cell.folder / "finished.json", json.dumps({"fingerprint": cell.identity.run, "run_id": run_id}))
+    return run_id
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's folder: after a kill -9, what the old job left alive must end before the new one writes there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

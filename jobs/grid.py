@@ -1,0 +1,58 @@
+"""Many runs under Ray Tune. A module of its own, so that Tune's processes can import it by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from jobs.cell import Cell, execute
+from jobs.driver import Shared
+
+
+@ray.remote(num_cpus=0)
+class Slots:
+    """Numbers the processes that runs go on in, so that each has rollout actors of its own."""
+
+    def __init__(self) -> None:
+        self._given = 0
+
+    def take(self) -> int:
+        """The next number."""
+        self._given += 1
+        return self._given - 1
+
+
+def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> dict[str, str]:
+    """Run the cells that are not finished; name -> reason of those that failed."""
+    waiting = [cell for cell in cells if not cell.finished]
+    if not waiting:
+        return {}
+    slots = Slots.remote()
+
+    def trial(config: dict[str, Any]) -> None:
+        tune.report({"run_id": execute(waiting[config["cell"]], shared, _slot(slots) % runs)})
+
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"CPU": 1}),
+        param_space={"cell": tune.grid_search(list(range(len(waiting))))},
+        tune_config=tune.TuneConfig(max_concurrent_trials=runs, reuse_actors=True),
+        run_config=tune.RunConfig(name="ray-tune", storage_path=str(folder), verbose=0),
+    )
+    results = tuner.fit()
+    return {
+        waiting[result.config["cell"]].name: str(result.error).strip().splitlines()[-1]
+        for result in results
+        if result.error is not None and result.config
+    }
+
+
+@functools.cache
+def _slot(slots: Any) -> int:
+    """This process's number: processes are used for one run after another."""
+    number: int = ray.get(slots.take.remote())
+    return number

@@ -1,0 +1,19 @@
+"""Build the small base models and keep them in the cache: `python -m jobs.pretrain model=small`."""
+
+from __future__ import annotations
+
+from jobs.configure import main_arguments, parse, run_settings
+from jobs.driver import absolute, main, share, start
+
+
+def job() -> int:
+    """Build what is missing; prints the folders."""
+    settings = absolute(run_settings(parse(main_arguments("pretrain", __doc__ or ""))))
+    with start(settings) as tracker:
+        shared = share(settings, tracker, needs_expert=True, runs=0)
+    print(f"base    {shared.base}\nexpert  {shared.expert}")
+    return 0
+
+
+if __name__ == "__main__":
+    main(job)

@@ -1,0 +1,39 @@
+"""Make the report of a comparison again, from MLflow alone: `python -m jobs.report`, or `run=MLFLOW_RUN_ID folder=...`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ductile.config import TrackingSettings
+from ductile.settings import build, setting
+from jobs.configure import parse, settings_help
+from jobs.driver import main
+from jobs.reporting import report
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What to report, and where to."""
+
+    run: str = setting("", "MLflow id of a comparison or of one run; empty: the newest comparison")
+    folder: str = setting("", "folder of the report; empty: beside the runs")
+    output: str = setting("runs", "folder of the MLflow database, as the job had it")
+    tracking: TrackingSettings = setting(TrackingSettings, "where MLflow keeps the runs")
+
+
+def job() -> int:
+    """Print the tables and write the files."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print("\n".join(["python -m jobs.report [key=value ...]", "", __doc__ or "", "", *settings_help(ReportSettings)]))
+        return 0
+    settings = build(ReportSettings, parse(arguments, groups=()).nested())
+    folder = Path(settings.folder) if settings.folder else None
+    report(settings.tracking, Path(settings.output).absolute(), settings.run or None, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    main(job)
