@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from actors.difficulty import DifficultyActor, DifficultyClient
-from actors.rollout import ActorPool
+from actors.rollout import ActorPool, LostCall
 from actors.tracker import RunTracker
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
+
+log = logging.getLogger("ductile")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,23 @@ class RunSpec:
 
 
 def run_spec(spec: RunSpec) -> None:
-    """Run it to its end, or go on with it: with `learner.workers` 0 in this process, else under Ray Train."""
+    """Run it to its end, or go on with it: with `learner.workers` 0 in this process, else under Ray Train.
+
+    A run that loses an actor for good goes back to its checkpoint, at most `learner.max_failures` times.
+    """
     if spec.settings.learner.workers:
         _run_with_train(spec)
-    else:
-        _work(spec, rank=0, world=1)
+        return
+    failures = 0
+    while True:
+        try:
+            _work(spec, rank=0, world=1)
+            return
+        except (RayActorError, LostCall) as error:
+            failures += 1
+            if failures > spec.settings.learner.max_failures:
+                raise
+            log.warning("%s lost an actor (%s); going back to its checkpoint", spec.folder.name, type(error).__name__)
 
 
 def _run_with_train(spec: RunSpec) -> None:

@@ -13,7 +13,7 @@ from ductile.settings import as_plain
 
 @ray.remote(num_cpus=1, max_retries=2)
 def build_model(settings: ModelSettings, which: str, cache: str, threads: int, tracker: Any) -> str:
-    """The folder of the base (or the proxy's small base): as set, from the cache, or trained now and logged to MLflow."""
+    """The folder of the base or of the proxy's small base: as set, from the cache, or trained now and logged."""
     import torch
 
     from ductile.pretrain import ensure_model, model_key

@@ -57,7 +57,7 @@ class ActorPool:
         return cls(tuple(actor.remote(dtype, settings.threads) for _ in range(runs * settings.actors)), settings)
 
     def at_home(self, slot: int) -> ActorPool:
-        """The same pool for the run in this slot: its calls go to its own actors first, to the others' when they die."""
+        """The same pool for the run in this slot: its calls go to its own actors first, then to the others."""
         return replace(self, home=slot * self.settings.actors)
 
     def publish(self, weights: Mapping[str, Any]) -> Published:

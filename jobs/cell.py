@@ -48,7 +48,7 @@ def identity_of(settings: RunSettings, shared: Shared) -> Identity:
 
 
 def execute(cell: Cell, shared: Shared, slot: int) -> str:
-    """Run it, or go on with it, and mark its MLflow run; returns that run's id. An error is marked FAILED and raised."""
+    """Run it, or go on with it; returns its MLflow run's id. An error marks that run FAILED and is raised."""
     with _alone(cell.folder):
         write_text(cell.folder / "settings.json", json.dumps(as_plain(cell.settings), indent=1))
         run_id: str = ray.get(

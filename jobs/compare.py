@@ -37,9 +37,7 @@ def job() -> int:
         expect(len(cells))
         folder = cells[0].folder.parent
         described = {"compare": as_plain(grid), "base": as_plain(first)}
-        parent = ray.get(
-            tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name)
-        )
+        parent = ray.get(tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name))
         failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
         report(first.tracking, Path(first.output), parent, folder / "report")

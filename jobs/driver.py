@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from actors.rollout import ActorPool
 from actors.tracker import TrackerActor, TrackingError, tracking_uri
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
-from ductile.settings import SettingsError
+from ductile.settings import SettingsError, as_plain, build
 from ductile.variants import make_variant
 from jobs.display import watch
 
@@ -37,9 +37,9 @@ class Shared:
 
 
 def main(job: Callable[[], int]) -> None:
-    """Run a job; what the user can mend is told in lines without a traceback. Exit codes: 0, 1 failed, 2 wrong settings."""
+    """Run a job and exit: 0, 1 failed, 2 wrong settings, 130 stopped. What a user can mend has no traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    for chatty in ("alembic", "mlflow", "filelock", "httpx"):
+    for chatty in ("alembic", "ray", "mlflow", "filelock", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         code = job()
@@ -81,9 +81,7 @@ def share(settings: RunSettings, tracker: Any, needs_expert: bool, runs: int) ->
     """Build the base models that are missing, then start the rollout actors for so many runs at a time."""
     names = ["base", "expert"] if needs_expert else ["base"]
     threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(names))
-    built = ray.get(
-        [build_model.remote(settings.model, name, settings.cache, threads, tracker) for name in names]
-    )
+    built = ray.get([build_model.remote(settings.model, name, settings.cache, threads, tracker) for name in names])
     gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
     pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus)
     return Shared(tracker, Path(built[0]), Path(built[-1]), pool)
@@ -95,8 +93,20 @@ def needs_expert(settings: RunSettings) -> bool:
 
 
 def absolute(settings: RunSettings) -> RunSettings:
-    """The same settings with folders that mean the same from every working directory."""
-    return replace(settings, output=str(Path(settings.output).absolute()), cache=str(Path(settings.cache).absolute()))
+    """The same settings with paths that mean the same from every working directory: workers have others."""
+    plain = _absolute_files(as_plain(settings))
+    folders = {name: str(Path(plain[name]).absolute()) for name in ("output", "cache")}
+    return build(RunSettings, plain | folders)
+
+
+def _absolute_files(value: Any) -> Any:
+    """Plain settings in which the path of every domain that reads a file is absolute."""
+    if isinstance(value, dict):
+        inner = {key: _absolute_files(item) for key, item in value.items()}
+        if "name" in inner and inner.get("path"):
+            inner["path"] = str(Path(inner["path"]).absolute())
+        return inner
+    return value
 
 
 def _start_ray(settings: RunSettings) -> None:
@@ -114,9 +124,7 @@ def _start_ray(settings: RunSettings) -> None:
     if address:
         ray.init(address=address, log_to_driver=False, **common)
         return
-    ray.init(
-        num_cpus=settings.cluster.cpus or os.cpu_count(), include_dashboard=False, log_to_driver=False, **common
-    )
+    ray.init(num_cpus=settings.cluster.cpus or os.cpu_count(), include_dashboard=False, log_to_driver=False, **common)
 
 
 def _gpus() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ray import tune
 
 from jobs.cell import Cell, execute
 from jobs.driver import Shared
+
+log = logging.getLogger("ductile")
 
 
 @ray.remote(num_cpus=0)
@@ -35,20 +38,31 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
     slots = Slots.remote()
 
     def trial(config: dict[str, Any]) -> None:
-        tune.report({"run_id": execute(waiting[config["cell"]], shared, _slot(slots) % runs)})
+        # An error would come again and is a result; what Tune tries again is a process that died.
+        try:
+            outcome = {"run_id": execute(waiting[config["cell"]], shared, _slot(slots) % runs), "error": ""}
+        except Exception as error:
+            log.exception("%s failed", waiting[config["cell"]].name)
+            outcome = {"run_id": "", "error": f"{type(error).__name__}: {error}"}
+        tune.report(outcome)
 
     tuner = tune.Tuner(
         tune.with_resources(trial, {"CPU": 1}),
         param_space={"cell": tune.grid_search(list(range(len(waiting))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=runs, reuse_actors=True),
-        run_config=tune.RunConfig(name="ray-tune", storage_path=str(folder), verbose=0),
+        run_config=tune.RunConfig(
+            name="ray-tune",
+            storage_path=str(folder),
+            failure_config=tune.FailureConfig(max_failures=waiting[0].settings.learner.max_failures),
+            verbose=0,
+        ),
     )
-    results = tuner.fit()
-    return {
-        waiting[result.config["cell"]].name: str(result.error).strip().splitlines()[-1]
-        for result in results
-        if result.error is not None and result.config
-    }
+    reasons = {}
+    for result in tuner.fit():
+        reason = str(result.error or (result.metrics or {}).get("error", "the run reported nothing"))
+        if reason and result.config:
+            reasons[waiting[result.config["cell"]].name] = reason.strip().splitlines()[-1]
+    return reasons
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Make the report of a comparison again, from MLflow alone: `python -m jobs.report`, or `run=MLFLOW_RUN_ID folder=...`."""
+"""Make the report of a comparison again, from MLflow alone: `python -m jobs.report`, or with `run=MLFLOW_RUN_ID`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def job() -> int:
     """Print the tables and write the files."""
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments):
-        print("\n".join(["python -m jobs.report [key=value ...]", "", __doc__ or "", "", *settings_help(ReportSettings)]))
+        usage = ["python -m jobs.report [key=value ...]", "", __doc__ or "", ""]
+        print("\n".join([*usage, *settings_help(ReportSettings)]))
         return 0
     settings = build(ReportSettings, parse(arguments, groups=()).nested())
     folder = Path(settings.folder) if settings.folder else None

@@ -1,4 +1,4 @@
-"""The report of a job, from MLflow alone: the table in the terminal, and files that are kept with the MLflow run too."""
+"""The report of a job, from MLflow alone: tables in the terminal, and files that are kept with the MLflow run too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ductile.report import ReportContext, print_tables, summarise, write_report
 def report(tracking: TrackingSettings, output: Path, run_id: str | None, folder: Path | None = None) -> Path:
     """Print the tables of a comparison (default: the newest) or of one run, and write its report.
 
-    folder: where to; default `<output>/report-<run id>`. Returns the HTML page. Raises `LookupError` without such a run.
+    folder: where to; default `<output>/report-<run id>`. Returns the HTML page; `LookupError` without such a run.
     """
     store = MlflowStore(tracking_uri(tracking, output), tracking.experiment)
     run_id = run_id or store.newest_comparison()

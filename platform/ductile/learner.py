@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,13 @@ def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Pa
     """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
     composition = variant.composition(base, expert)
     check_same_tokenizer([member.path for member in composition.members])
-    return PolicyLearner(settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr)
+    return PolicyLearner(
+        settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
+    )
+
+
+class Diverged(RuntimeError):
+    """The gradient is not finite. The weights of this process are spoilt; those of the latest checkpoint are not."""
 
 
 class PolicyLearner:
@@ -102,11 +109,17 @@ class PolicyLearner:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         learner, before = self._settings.learner, self._weights
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
-        for epoch in range(learner.epochs):
+        passes = []
+        for _ in range(learner.epochs):
             sums = [self._backward(micro, last=micro is micros[-1]) for micro in micros]
             norm = self._engine.step()
-            last = _reduce(sums, world)
-            first = last if epoch == 0 else first
+            passes.append(_reduce(sums, world))
+            if not math.isfinite(norm):
+                raise Diverged(
+                    f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); lower "
+                    f"learner.lr ({self._lr}) or the coefficients of the loss and start again: the checkpoint is sound"
+                )
+        first, last = passes[0], passes[-1]
         self._weights = self._engine.weights()
         metrics = {
             "learner/loss": first["loss"],

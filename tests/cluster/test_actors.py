@@ -1,0 +1,131 @@
+"""Actors that die or hang: the call is made again elsewhere and gives the same answer, or the run fails by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.rollout import ActorPool, LostCall
+from ductile.config import ArchitectureSettings, DifficultySettings, RolloutSettings
+from ductile.difficulty.service import DifficultyTable
+from ductile.domains import make_domain
+from ductile.models.scratch import build_llama
+from ductile.models.tokenizer import character_tokenizer
+from ductile.ports import Composition, Member, PolicyRef, Sampling
+from ductile.problem import Group
+from ductile.sampling.worker import LocalPool
+from tests.cluster.tiny import ROOT
+
+pytestmark = pytest.mark.cluster
+SAMPLING = Sampling(seed=3, stream="test", samples=3, max_tokens=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> PolicyRef:
+    folder, tokenizer = tmp_path_factory.mktemp("model"), character_tokenizer()
+    model = build_llama(ArchitectureSettings(layers=1, width=16, heads=2, mlp=32), tokenizer, seed=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return PolicyRef(Composition((Member("policy", str(folder), 1.0),), "policy"), None, 0)
+
+
+@pytest.fixture(scope="module")
+def problems() -> list:
+    return make_domain({"name": "chain_sum"}, "domain").problems(4, "train", 6, 0)
+
+
+def texts(groups: list[Group]) -> list[list[str]]:
+    return [[completion.text for completion in group.completions] for group in groups]
+
+
+def pid(actor: ray.actor.ActorHandle) -> int:
+    number: int = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+    return number
+
+
+def test_pool_of_two_gives_what_one_process_gives(policy: PolicyRef, problems: list) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2))
+    expected = texts(LocalPool("float32").generate(policy, problems, SAMPLING))
+    assert texts(pool.generate(policy, problems, SAMPLING)) == expected
+
+
+def test_published_weights_are_the_ones_sampled_from(policy: PolicyRef, problems: list) -> None:
+    from ductile.models.load import load_model
+
+    state = {
+        name: tensor * 1.5
+        for name, tensor in load_model(policy.composition.members[0].path, "float32").state_dict().items()
+    }
+    here, there = LocalPool("float32"), ActorPool.start(1, "float32", RolloutSettings())
+    trained = [PolicyRef(policy.composition, pool.publish(state), 1) for pool in (here, there)]
+    expected = texts(here.generate(trained[0], problems, SAMPLING))
+    assert texts(there.generate(trained[1], problems, SAMPLING)) == expected
+    assert expected != texts(here.generate(policy, problems, SAMPLING))
+
+
+def test_call_on_a_killed_actor_is_made_again_with_the_same_answer(policy: PolicyRef, problems: list) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2))
+    expected = texts(pool.generate(policy, problems, SAMPLING))
+    for actor in pool.actors:
+        os.kill(pid(actor), signal.SIGKILL)
+    assert texts(pool.generate(policy, problems, SAMPLING)) == expected
+
+
+def test_hanging_actor_is_replaced_after_the_time_limit(policy: PolicyRef, problems: list) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2, timeout_s=15.0))
+    expected = texts(pool.generate(policy, problems, SAMPLING))
+    stopped = pid(pool.actors[0])
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        assert texts(pool.generate(policy, problems, SAMPLING)) == expected
+    finally:
+        try:
+            os.kill(stopped, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def test_actors_that_are_gone_for_good_fail_the_call_by_name(policy: PolicyRef, problems: list) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=1, retries=1))
+    ray.get(pool.actors[0].__ray_ready__.remote())
+    ray.kill(pool.actors[0])
+    with pytest.raises(LostCall, match=r"lost 2 times \(rollout.retries=1"):
+        pool.generate(policy, problems, SAMPLING)
+
+
+def test_error_inside_a_call_is_raised_and_not_tried_again(policy: PolicyRef, problems: list, tmp_path: Path) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings())
+    nowhere = PolicyRef(Composition((Member("policy", str(tmp_path / "nowhere"), 1.0),), "policy"), None, 0)
+    with pytest.raises(Exception, match="nowhere"):
+        pool.generate(nowhere, problems, SAMPLING)
+
+
+def test_difficulty_actor_answers_as_the_table_does() -> None:
+    client = DifficultyClient(DifficultyActor.remote(DifficultySettings()))
+    table = DifficultyTable(DifficultySettings())
+    ids = [f"p{number}" for number in range(10)]
+    answers = []
+    for service in (client, table):
+        service.start_phase(ids)
+        chosen = service.select(4, 0, 7)
+        answers.append((chosen, service.observe({id: (1, 4) for id in chosen}, 0), service.snapshot()))
+    assert answers[0] == answers[1]

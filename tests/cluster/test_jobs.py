@@ -1,0 +1,149 @@
+"""The jobs end to end: a comparison, a kill -9 in the middle of one, several workers, and a cluster's job queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from tests.cluster.tiny import ROOT, TINY, finish, measured, runs_in
+
+pytestmark = pytest.mark.cluster
+ONE = ("variant=[parameter_only]", "plan=[guessable]", "seeds=1")
+RUN = "parameter_only-guessable-seed0"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The output folder of a comparison of all variants that nothing disturbed."""
+    output = tmp_path_factory.mktemp("uninterrupted")
+    plain = [sys.executable, "-m", "jobs.compare", *TINY, f"output={output}", f"cache={cache}"]
+    finish([*plain, "plan=[none,guessable]", "seeds=1"])
+    return output
+
+
+def test_comparison_leaves_a_report_and_mlflow_runs(uninterrupted: Path) -> None:
+    (report,) = uninterrupted.glob("*/report")
+    summary = json.loads((report / "summary.json").read_text())
+    cells = {(cell["plan"], cell["variant"]) for cell in summary["cells"]}
+    assert cells == {(p, v) for p in ("none", "guessable") for v in ("parameter_only", "low_drift", "proxy")}
+    assert "<html" in (report / "report.html").read_text() and list(report.glob("*.png"))
+
+    client = MlflowClient(f"sqlite:///{uninterrupted / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ductile")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    kinds = [run.data.tags["ductile.kind"] for run in runs]
+    assert (kinds.count("compare"), kinds.count("run"), kinds.count("pretrain")) == (1, 6, 2)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    parent = next(run for run in runs if run.data.tags["ductile.kind"] == "compare")
+    trained = [run for run in runs if run.data.tags.get("ductile.plan") == "guessable"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trained} == {parent.info.run_id}
+    for run in trained:
+        history = client.get_metric_history(run.info.run_id, "rollout/pass_rate")
+        assert [metric.step for metric in history] == [1, 2, 3, 4]
+        assert run.data.params["phase.hard.steps"] == "4"
+
+
+def test_report_is_rebuilt_from_mlflow_alone(uninterrupted: Path, tmp_path: Path) -> None:
+    (first,) = uninterrupted.glob("*/report/summary.json")
+    done = finish([sys.executable, "-m", "jobs.report", f"output={uninterrupted}", f"folder={tmp_path / 'again'}"])
+    again = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert again["cells"] == json.loads(first.read_text())["cells"]
+    assert "guessable" in done.stdout
+
+
+def test_same_command_again_does_nothing_twice(uninterrupted: Path, command: Callable[..., list[str]]) -> None:
+    folder = runs_in(uninterrupted)[RUN]
+    before = sorted(path.name for path in folder.glob("checkpoint-*"))
+    finish(command("compare", uninterrupted, "plan=[none,guessable]", "seeds=1"))
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == before
+
+
+def test_kill_of_the_driver_and_the_same_command_again_gives_the_same_run(
+    uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    arguments = command("compare", tmp_path, *ONE)
+    driver = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and driver.poll() is None:
+        checkpoints = sorted(tmp_path.glob(f"*/{RUN}/checkpoint-*"))
+        if checkpoints and int(checkpoints[-1].name.split("-")[1]) >= 3:  # boundary 0 and two steps
+            break
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    run = runs_in(tmp_path)[RUN]
+    assert not (run / "finished.json").exists(), "the run ended before it could be killed"
+
+    finish(arguments)
+    assert measured(run) == measured(runs_in(uninterrupted)[RUN])
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ductile")
+    assert experiment is not None
+    (mlflow_run,) = client.search_runs([experiment.experiment_id], "tags.`ductile.kind` = 'run'")
+    assert mlflow_run.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(mlflow_run.info.run_id, "rollout/pass_rate")]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_two_workers_with_deepspeed_learn_what_one_process_does(
+    uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    settings = ("variant=parameter_only", "plan=guessable", "learner.workers=2", "cluster.cpus=4")
+    finish(command("run", tmp_path, *settings, "learner.engine=deepspeed", "learner.zero=1", "rollout.actors=2"))
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    ours, theirs = measured(run), measured(runs_in(uninterrupted)[RUN])
+    drifts = [
+        [value for name, value in row["metrics"].items() if name.startswith("drift/")] for row in (ours[1], theirs[1])
+    ]
+    np.testing.assert_allclose(drifts[0], drifts[1], rtol=1e-2)
+    assert ours[1]["metrics"]["retention/prior"] == pytest.approx(theirs[1]["metrics"]["retention/prior"], abs=0.07)
+
+
+def test_failed_run_is_told_and_the_others_go_on(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    settings = ("variant=[parameter_only]", "plan=[none,guessable]", "seeds=1", "probe.probes=[retention]")
+    done = finish(command("compare", tmp_path, *settings, "learner.lr=1e30"), code=1)
+    assert "parameter_only guessable seed 0: Diverged: update" in done.stderr
+    assert "lower learner.lr (1e+30)" in done.stderr
+    summary = json.loads(next(tmp_path.glob("*/report/summary.json")).read_text())
+    seeds = {cell["plan"]: (cell["seeds"], [run["status"] for run in cell["runs"]]) for cell in summary["cells"]}
+    assert seeds == {"none": ([0], ["FINISHED"]), "guessable": ([], ["FAILED"])}
+
+
+def test_wrong_setting_stops_before_any_work(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = finish(command("compare", tmp_path / "out", "rolout.groups=3"), code=2)
+    assert done.stderr.strip().startswith("rolout: unknown setting") and "did you mean rollout?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert time.monotonic() - started < 60
+
+
+def test_job_submitted_to_a_running_cluster(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    binaries = Path(sys.executable).parent
+    # Ray asks for a token once one exists, and a local Ray makes one; submitting asks only when told to.
+    environment = {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}", "RAY_AUTH_MODE": "token"}
+    ray = str(binaries / "ray")
+    dashboard = 8299
+    head = ["--head", "--num-cpus=4", "--port=6399", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+    try:
+        finish([ray, "get-auth-token", "--generate"], **environment)
+        finish([ray, "start", *head, "--disable-usage-stats"], **environment)
+        job = ["python", *command("compare", tmp_path / "out", *ONE)[1:]]
+        submit = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
+        done = finish([*submit, "--", *job], **environment)
+        assert "succeeded" in done.stdout + done.stderr
+        assert json.loads(next(tmp_path.glob("out/*/report/summary.json")).read_text())["cells"]
+    finally:
+        subprocess.run([ray, "stop", "--force"], env={**os.environ, **environment}, capture_output=True, check=False)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
