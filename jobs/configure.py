@@ -9,26 +9,30 @@ may be a list, and a value that only some of its runs have (`phase.hard.steps`, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ductile.config import CompareSettings, RunSettings
-from ductile.models.load import check_folder
+from ductile.models.load import check_folder, check_same_tokenizer
 from ductile.plan import check
-from ductile.settings import SettingsError, as_plain, build, one_of
+from ductile.settings import SettingsError, as_plain, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("experiment", "model", "plan", "variant")
-GRID = ("variant", "plan", "seeds")
+LISTS = ("variant", "plan")
+"""The groups that a comparison takes lists of."""
+
+Values = Sequence[tuple[str, Any]]
+"""Paths of settings and what they are set to, in order."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,7 @@ class Request:
 
     def nested(self) -> dict[str, Any]:
         """The values as a nested mapping."""
-        config = OmegaConf.create({})
-        for key, value in self.values:
-            _set(config, key, value)
-        return OmegaConf.to_container(config)  # type: ignore[return-value]
+        return _resolved(_set_all(OmegaConf.create({}), self.values))
 
 
 def parse(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> Request:
@@ -57,8 +58,11 @@ def parse(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> Request:
         except HydraException:
             problems.append(f"{argument!r}: write settings as key=value; --help lists them")
             continue
-        if override.is_delete() or override.is_add() or override.is_force_add() or override.is_sweep_override():
-            problems.append(f"{argument!r}: only key=value is allowed here, without +, ~ or a sweep")
+        if override.is_sweep_override():
+            problems.append(f"{argument!r}: write a list in brackets: {override.key_or_group}='[a,b]'")
+            continue
+        if override.is_delete() or override.is_add() or override.is_force_add() or override.package is not None:
+            problems.append(f"{argument!r}: only key=value is allowed here, without +, ~ or @")
             continue
         key, value = override.key_or_group, OmegaConf.to_container(OmegaConf.create({"v": override.value()}))["v"]  # type: ignore[index,call-overload]
         if key in groups:
@@ -72,31 +76,34 @@ def parse(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> Request:
 
 def run_settings(request: Request) -> RunSettings:
     """The settings of one run, checked: names, ranges, levels, folders. Raises `SettingsError` with every mistake."""
-    cell = _cell(request, request.choices, set())
-    _raise(_mistakes(cell))
-    return cell
+    _raise_with_values(_choice_mistakes(request.choices), request.values)
+    config = _compose(request.choices)
+    known = {None, *config.get("phase", {}), *_phases_with_domain(request.values)}
+    lost = [key for key, _ in request.values if _phase_of(key) not in known]
+    cells, problems = _checked(config, [(key, value) for key, value in request.values if key not in lost])
+    _raise([*(_unused(key, config.get("phase", {})) for key in lost), *problems])
+    return cells[0]
 
 
 def compare_settings(request: Request) -> tuple[CompareSettings, list[RunSettings]]:
     """The grid and the settings of each of its runs, in order, all checked before any work starts."""
-    grid = _grid(request)
+    values = [(key, value) for key, value in request.values if key != "seeds"]
+    _raise_with_values(_choice_mistakes(request.choices, LISTS), values)
+    grid = _grid(request, values)
     cells: list[RunSettings] = []
     problems: list[str] = []
     used: set[str] = set()
+    phases: set[str] = set()
     for plan in grid.plans:
         for variant in grid.variants:
-            choices = {**request.choices, "plan": plan, "variant": variant}
-            try:
-                cell = _cell(request, choices, used, partial=True)
-            except SettingsError as error:
-                problems += error.problems
-                continue
-            problems += _mistakes(cell)
-            seeds = range(cell.seed, cell.seed + grid.seeds)
-            cells += [build(RunSettings, as_plain(cell) | {"seed": seed}) for seed in seeds]
-    if not problems:
-        problems = [_unused(key, cells) for key, _ in request.values if key not in used and key != "seeds"]
-    _raise(problems)
+            config = _compose({**request.choices, "plan": plan, "variant": variant})
+            fitting = [(key, value) for key, value in values if _fits(key, config)]
+            used |= {key for key, _ in fitting}
+            phases |= set(config.get("phase", {}))
+            made, mistakes = _checked(config, fitting)
+            cells += [replace(cell, seed=cell.seed + number) for cell in made for number in range(grid.seeds)]
+            problems += mistakes
+    _raise([*(_unused(key, phases) for key, _ in values if key not in used), *problems])
     return grid, cells
 
 
@@ -130,80 +137,113 @@ def main_arguments(job: str, meaning: str) -> list[str]:
     return arguments
 
 
-def _grid(request: Request) -> CompareSettings:
-    config = _compose({k: v for k, v in request.choices.items() if k not in ("plan", "variant")})
-    values = dict(config.pop("compare", {}))
-    for group, name in (("variant", "variants"), ("plan", "plans")):
+def _choice_mistakes(choices: Mapping[str, Any], lists: Sequence[str] = ()) -> Iterator[str]:
+    """A line for every choice that is no preset. lists: the groups that may be given a list of them."""
+    for group, chosen in choices.items():
+        if isinstance(chosen, list) and group not in lists:
+            where = "a comparison takes lists of variant and plan" if lists else "jobs.compare takes lists"
+            yield f"{group}: {chosen} is a list; name one preset ({where})"
+            continue
+        for name in map(str, chosen if isinstance(chosen, list) else [chosen]):
+            if group == "model" and name not in presets(group) and not Path(name).is_dir():
+                close = nearest(name, presets(group))
+                yield f"model: {name!r} is neither a folder nor a preset; presets: {', '.join(presets(group))}{close}"
+            elif group != "model" and name not in presets(group):
+                yield one_of(group, name, presets(group), "preset")
+
+
+def _grid(request: Request, values: Values) -> CompareSettings:
+    config = _compose({group: chosen for group, chosen in request.choices.items() if group not in LISTS})
+    wanted = dict(config.get("compare", {}))
+    for group in LISTS:
         chosen = request.choices.get(group)
         if chosen is not None:
-            values[name] = chosen if isinstance(chosen, list) else [chosen]
-    values |= {key: value for key, value in request.values if key == "seeds"}
-    grid = build(CompareSettings, values)
-    _raise(
-        [
-            one_of(group, name, presets(group), "preset")
-            for group, names in (("variant", grid.variants), ("plan", grid.plans))
-            for name in names
-            if name not in presets(group)
-        ]
-    )
+            wanted[f"{group}s"] = chosen if isinstance(chosen, list) else [chosen]
+    wanted |= {key: value for key, value in request.values if key == "seeds"}
+    try:
+        grid = build(CompareSettings, wanted)
+    except SettingsError as error:
+        _raise_with_values(error.problems, values)
+        raise
+    _raise_with_values(_choice_mistakes({"variant": list(grid.variants), "plan": list(grid.plans)}, LISTS), values)
     return grid
 
 
-def _cell(request: Request, choices: Mapping[str, Any], used: set[str], partial: bool = False) -> RunSettings:
-    """One run's settings. With `partial`, values that this plan or variant has no place for are passed over."""
-    config = _compose(choices)
-    config.pop("compare", None)
-    values = OmegaConf.create(config)
-    for key, value in request.values:
-        if partial and (key == "seeds" or not _fits(key, config)):
-            continue
-        used.add(key)
-        _set(values, key, value)
-    return build(RunSettings, OmegaConf.to_container(values, resolve=True))  # type: ignore[arg-type]
+def _checked(config: Mapping[str, Any], values: Values) -> tuple[list[RunSettings], list[str]]:
+    """One run's settings, or what is wrong with them."""
+    try:
+        own = {name: value for name, value in config.items() if name != "compare"}
+        settings = build(RunSettings, _resolved(_set_all(OmegaConf.create(own), values)))
+    except SettingsError as error:
+        return [], list(error.problems)
+    mistakes = _mistakes(settings)
+    return ([], mistakes) if mistakes else ([settings], [])
 
 
 def _fits(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a run of a comparison has a place for this value: its plan the phase, its variant the option."""
+    if _phase_of(key) is not None:
+        return _phase_of(key) in config.get("phase", {})
+    option = key.removeprefix("variant.")
+    if option == key or option in {field.name for field in fields(VARIANTS[config["variant"]["name"]])}:
+        return True
+    return option != "name" and not _users(option)  # what no variant has is a mistake, told when the run is built
+
+
+def _phase_of(key: str) -> str | None:
+    """The phase whose setting this is."""
     parts = key.split(".")
-    if parts[0] == "phase" and len(parts) > 1:
-        return parts[1] in config.get("phase", {})
-    if parts[0] == "variant" and len(parts) == 2:
-        options = {field.name for kind in VARIANTS.values() for field in fields(kind)}
-        mine = {field.name for field in fields(VARIANTS[config["variant"]["name"]])}
-        return parts[1] in mine or parts[1] not in options
-    return True
+    return parts[1] if parts[0] == "phase" and len(parts) > 1 else None
 
 
-def _set(config: Any, key: str, value: Any) -> None:
+def _phases_with_domain(values: Values) -> set[str | None]:
+    """Phases that the command line itself makes: a phase is what it asks."""
+    return {_phase_of(key) for key, _ in values if (key.split(".") + [""] * 2)[2] in ("", "domain")}
+
+
+def _users(option: str) -> list[str]:
+    return [name for name, kind in VARIANTS.items() if option in {field.name for field in fields(kind)}]
+
+
+def _unused(key: str, phases: Iterable[str]) -> str:
+    phase = _phase_of(key)
+    if phase is not None:
+        return one_of(key, phase, set(phases) or {"none, as the plan has no phase"}, "phase")
+    if key == "variant.name":
+        return "variant.name: a comparison names its variants in a list: variant='[parameter_only,proxy]'"
+    return f"{key}: none of the compared variants uses it; used by: {', '.join(_users(key.removeprefix('variant.')))}"
+
+
+def _set_all(config: DictConfig, values: Values) -> DictConfig:
+    """The config with the values in their places; raises `SettingsError` for each that has none."""
+    problems = []
+    for key, value in values:
+        try:
+            OmegaConf.update(config, key, value, force_add=True)
+        except (OmegaConfBaseException, ValueError, TypeError) as error:
+            problems.append(f"{key}: cannot be set to {value!r}: {str(error).splitlines()[0]}")
+    _raise(problems)
+    return config
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, with `${...}` replaced by what it stands for."""
     try:
-        OmegaConf.update(config, key, value, force_add=True)
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise SettingsError([f"{key}: cannot be set to {value!r}: {str(error).splitlines()[0]}"]) from error
-
-
-def _unused(key: str, cells: Sequence[RunSettings]) -> str:
-    parts = key.split(".")
-    if parts[0] == "phase":
-        return one_of(key, parts[1], {name for cell in cells for name in cell.phase} or {"(none)"}, "phase of these plans")
-    users = [name for name, kind in VARIANTS.items() if parts[1] in {field.name for field in fields(kind)}]
-    return f"{key}: none of the compared variants uses it; used by: {', '.join(users)}"
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise SettingsError([f"{error.full_key}: {str(error).splitlines()[0]}"]) from error
 
 
 def _compose(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The presets' values as a plain mapping."""
-    problems, overrides, path = [], [], None
-    for group, chosen in choices.items():
-        if isinstance(chosen, str) and chosen in presets(group):
-            overrides.append(f"{group}={chosen}")
-        elif group == "model" and isinstance(chosen, str):
-            path = chosen
-        else:
-            problems.append(one_of(group, str(chosen), presets(group), "preset"))
-    _raise(problems)
+    """The presets' values as a plain mapping; a model that is no preset is a folder."""
+    folder = choices.get("model")
+    if folder is None or folder in presets("model"):
+        folder = None
+    overrides = [f"{group}={chosen}" for group, chosen in choices.items() if folder is None or group != "model"]
     with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-        config: dict[str, Any] = OmegaConf.to_container(compose("job", overrides), resolve=True)  # type: ignore[assignment]
-    if path is not None:
-        config["model"] = {"path": path}
+        config = _resolved(compose("job", overrides if folder is None else [*overrides, "~model"]))
+    if folder is not None:
+        config["model"] = {**config.get("model", {}), "path": str(folder)}
     return config
 
 
@@ -221,20 +261,37 @@ def _mistakes(settings: RunSettings) -> list[str]:
                 "model.expert_path: the proxy needs a small base with the same tokenizer beside model.path; "
                 "give the Hugging Face folder of a smaller model of the family"
             )
-    for name, folder in folders.items():
-        if folder:
-            try:
-                check_folder(folder, name)
-            except SettingsError as error:
-                problems += error.problems
+    given = {name: folder for name, folder in folders.items() if folder}
+    try:
+        for name, folder in given.items():
+            check_folder(folder, name)
+        if len(given) > 1:
+            check_same_tokenizer(list(given.values()))
+    except SettingsError as error:
+        problems += error.problems
     if not settings.model.path and not settings.model.mixture:
-        problems.append("model.mixture: empty, and no model.path is set; name a preset with model=small or give a folder")
+        problems.append(
+            "model.mixture: empty, and no model.path is set; name a preset with model=small or give a folder"
+        )
     return problems
 
 
-def _raise(problems: Sequence[str]) -> None:
-    if problems:
-        raise SettingsError(list(dict.fromkeys(problems)))
+def _raise(problems: Iterable[str]) -> None:
+    lines = list(dict.fromkeys(problems))
+    if lines:
+        raise SettingsError(lines)
+
+
+def _raise_with_values(problems: Iterable[str], values: Values) -> None:
+    """Raise when there are problems with presets, and tell those of the single values in the same breath."""
+    lines = list(problems)
+    if not lines:
+        return
+    try:
+        build(RunSettings, Request({}, tuple(values)).nested())
+    except SettingsError as error:
+        lines += error.problems
+    _raise(lines)
 
 
 def _settings_lines(cls: type, path: str) -> list[str]:

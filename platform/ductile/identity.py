@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,14 @@ class Identity:
 
 
 def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
-    """The identity of a run on these model folders; their files count by name, size and content."""
-    values = {name: value for name, value in as_plain(settings).items() if name not in ELSEWHERE}
+    """The identity of a run on these model folders and on the data files that its domains name.
+
+    The files count by name and content. Raises `OSError` when one cannot be read.
+    """
+    values = {name: _with_data(value) for name, value in as_plain(settings).items() if name not in ELSEWHERE}
     for section, names in MACHINERY.items():
         values[section] = {name: value for name, value in values[section].items() if name not in names}
-    values["model"] = [_digest(folder) for folder in model_folders]
+    values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
     values["version"] = __version__
     start = {name: value for name, value in values.items() if name not in ("plan", "phase")}
     return Identity(_hash(values), _hash(start))
@@ -46,9 +50,29 @@ def _hash(values: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _digest(folder: Path) -> str:
+def _with_data(value: Any) -> Any:
+    """Plain settings in which every `jsonl` domain also has its file's digest: the same path may hold other rows."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _with_data(item) for key, item in value.items()}
+    if inner.get("name") == "jsonl" and inner.get("path"):
+        inner["content"] = _digest([Path(inner["path"])])
+    return inner
+
+
+def _model_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+
+
+def _digest(files: Sequence[Path]) -> str:
+    return _read(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@functools.lru_cache(maxsize=32)
+def _read(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """The digest of files, read once while time and size stay: every run of a comparison asks for it."""
     digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json")):
+    for file, _, _ in files:
         digest.update(file.name.encode())
         with file.open("rb") as handle:
             while block := handle.read(1 << 24):

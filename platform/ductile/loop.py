@@ -20,7 +20,7 @@ from ductile.config import BranchSettings, RunSettings
 from ductile.difficulty.service import DifficultyTable
 from ductile.identity import Identity
 from ductile.metrics import check_declared
-from ductile.plan import Phase, Plan, ResolveDomain, make_phase, make_plan
+from ductile.plan import Phase, Plan, ResolveDomain, make_phase, make_plan, require_problems
 from ductile.ports import (
     DifficultyService,
     Judge,
@@ -74,6 +74,8 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
     plan = make_plan(settings, ports.resolve)
     ports.tracker.artifact("plan.json", json.dumps([_describe(phase) for phase in plan.phases], indent=1))
     state = _resume(ports, identity)
+    if state.boundaries and state.phase == len(plan.phases):
+        return state.boundaries
     policy = _publish(ports.pool, ports.learner)
 
     def save() -> None:
@@ -154,9 +156,10 @@ def run_branch(
     """RL for a fixed budget from the learner's weights, on a learner and a difficulty table that are thrown away.
 
     `evaluate(policy, step)` measures a pass rate; it is called `branch.evals` times, evenly spaced, first before
-    the first step and last after the last. Returns plain values: steps, pass_rates, silent_share, skipped_share.
+    the first step and last after the last. Returns plain values: steps, pass_rates, silent_share.
     """
     phase = make_phase("branch", branch, settings.seed, ports.resolve, "probe.branch")
+    require_problems(phase, settings.rollout.groups, "probe.branch")
     table = DifficultyTable(settings.difficulty)
     table.start_phase(list(phase.pool))
     learner = ports.learner.branch()
@@ -167,7 +170,7 @@ def run_branch(
     steps, rates, silent = [0], [evaluate(policy, 0)], []
     for step in range(branch.steps):
         policy, metrics = train_step(settings, variant, phase, throwaway, policy, f"{stream}/{step}", step, {})
-        silent.append(metrics["rollout/silent_share"])
+        silent.append(metrics.get("rollout/silent_share", 1.0))  # nothing judged is no gradient either
         if step + 1 in due:
             steps.append(step + 1)
             rates.append(evaluate(policy, step + 1))
@@ -251,7 +254,7 @@ def _report(tracker: Tracker, metrics: dict[str, float], plan: Plan, phase: Phas
         phase=phase.name,
         step=state.total,
         steps=plan.steps,
-        pass_rate=metrics["rollout/pass_rate"],
+        pass_rate=metrics.get("rollout/pass_rate"),
         drift=metrics.get("learner/weight_drift_rms"),
         tokens_per_s=metrics["rollout/tokens_per_s"],
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ductile.config import BranchSettings, PhaseSettings, RunSettings
 from ductile.difficulty import ESTIMATORS, SELECTORS
-from ductile.domains import check_levels, make_domain
+from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.domains.base import Domain
+from ductile.metrics import segment
 from ductile.probes import PROBES
 from ductile.probes.evaluation import honest
 from ductile.problem import Problem
@@ -59,19 +61,77 @@ def make_phase(
 
 
 def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
-    """The run's plan. Each phase has a pool of its own, keyed by the run's seed."""
-    phases = [
-        make_phase(name, phase, settings.seed, resolve, f"phase.{name}") for name, phase in settings.phase.items()
-    ]
+    """The run's plan. Each phase has a pool of its own, keyed by the run's seed.
+
+    Raises `SettingsError` when a phase has too few problems for a step (see `require_problems`).
+    """
+    phases = []
+    for name, values in settings.phase.items():
+        phase = make_phase(name, values, settings.seed, resolve, f"phase.{name}")
+        require_problems(phase, settings.rollout.groups, f"phase.{name}")
+        phases.append(phase)
     return Plan(settings.plan, tuple(phases))
+
+
+def require_problems(phase: Phase, groups: int, path: str) -> None:
+    """Raise `SettingsError` when a step of so many groups would ask a problem of the phase twice.
+
+    Sampling is keyed by the problem's id, so the two groups would be the same completions and count double.
+    """
+    if len(phase.pool) >= groups:
+        return
+    drawn = Counter(problem.level for problem in phase.pool.values())
+    by_level = ", ".join(f"{drawn[level]} at level {level}" for level in phase.levels)
+    raise SettingsError(
+        [
+            f"{path}: the train split of {phase.domain.key} gives {len(phase.pool)} different problems ({by_level}), "
+            f"but rollout.groups is {groups}; add levels, raise {path}.pool or lower rollout.groups"
+        ]
+    )
 
 
 def check(settings: RunSettings) -> list[str]:
     """Every name and level that the typed settings cannot check on their own; one line for each mistake."""
-    return [*_domain_mistakes(settings), *_name_mistakes(settings)]
+    return [*_domain_mistakes(settings), *_family_mistakes(settings), *_name_mistakes(settings), *_pool_mistakes(settings)]
 
 
-def _name_mistakes(settings: RunSettings) -> Iterator[str]:
+def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
+    domains, keys = {}, {}
+    for path, values, levels in _asked(settings):
+        if not levels:
+            yield f"{path}.levels: the list is empty; name at least one level"
+        for level in _twice(levels):
+            yield f"{path}.levels: {level} is listed twice; each level is asked as often as the others"
+        try:
+            domain = make_domain(values, f"{path}.domain")
+            check_levels(domain, levels, f"{path}.levels")
+        except SettingsError as error:
+            yield from error.problems
+        else:
+            domains[path] = domain
+            keys[path] = make_domain(honest(values), f"{path}.domain").key
+    for path, key in keys.items():
+        if path.startswith("phase.") and key == keys.get("probe.branch"):
+            yield f"probe.branch.domain: {key} is also asked in {path}; the branch needs one that no phase asks"
+    for name, part in settings.model.mixture.items():
+        path = f"model.mixture.{name}"
+        if path in domains:
+            yield from _mixture_mistakes(path, domains[path], part.formats)
+
+
+def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -> Iterator[str]:
+    if not isinstance(domain, WorkedDomain):
+        yield f"{path}.domain: {domain.key} has no worked solutions to train a base on; a domain such as chain_sum has"
+        return
+    for name in formats:
+        if name not in domain.formats:
+            yield one_of(f"{path}.formats.{name}", name, domain.formats, "format")
+    if not sum(formats.values()):
+        allowed = ", ".join(domain.formats)
+        yield f"{path}.formats: {dict(formats)} gives no format a share; give at least one of: {allowed}"
+
+
+def _family_mistakes(settings: RunSettings) -> Iterator[str]:
     difficulty = settings.difficulty
     if difficulty.estimator not in ESTIMATORS:
         yield one_of("difficulty.estimator", difficulty.estimator, ESTIMATORS, "estimator")
@@ -82,21 +142,31 @@ def _name_mistakes(settings: RunSettings) -> Iterator[str]:
             yield one_of(f"probe.probes[{position}]", name, PROBES, "probe")
 
 
-def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
-    keys = {}
-    for path, values, levels in _asked(settings):
-        if not levels:
-            yield f"{path}.levels: the list is empty; name at least one level"
-        try:
-            domain = make_domain(values, f"{path}.domain")
-            check_levels(domain, levels, f"{path}.levels")
-        except SettingsError as error:
-            yield from error.problems
-        else:
-            keys[path] = make_domain(honest(values), f"{path}.domain").key
-    for path, key in keys.items():
-        if path.startswith("phase.") and key == keys.get("probe.branch"):
-            yield f"probe.branch.domain: {key} is also asked in {path}; the branch needs one that no phase asks"
+def _name_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Names that would write to the same metrics."""
+    groups = {"phase": settings.phase, "probe.prior": settings.probe.prior, "probe.neutral": settings.probe.neutral}
+    for path, named in groups.items():
+        names: dict[str, str] = {}
+        for name in named:
+            first = names.setdefault(segment(name), name)
+            if first != name:
+                yield f"{path}.{name}: it and {path}.{first} are both {segment(name)!r} in metric names; rename one"
+
+
+def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
+    pools = {f"phase.{name}": phase.pool for name, phase in settings.phase.items()}
+    if settings.probe.branch.domain:
+        pools["probe.branch"] = settings.probe.branch.pool
+    for path, pool in pools.items():
+        if pool < settings.rollout.groups:
+            yield (
+                f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
+                f"a problem twice; allowed: at least {settings.rollout.groups}"
+            )
+
+
+def _twice(values: Iterable[int]) -> list[int]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _asked(settings: RunSettings) -> Iterator[tuple[str, Mapping[str, Any], tuple[int, ...]]]:

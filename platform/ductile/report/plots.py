@@ -20,8 +20,8 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
     (
         "learning_curves",
         "Learning curves",
-        "Mean over seeds with its 95% interval (of two seeds, both). Grey bands are phases. The first three rows are "
-        "the rollouts of each RL step, on the phase's own problems; the last is the prior-skill probe.",
+        "Mean over seeds with its 95% interval (of two seeds, both). Grey bands are phases. The first two rows are "
+        "the rollouts of each RL step, on the phase's own problems; the others are probes of the prior skills.",
         learning_curves,
     ),
     (
