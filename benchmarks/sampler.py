@@ -66,7 +66,8 @@ def main(rounds: int) -> None:
                 speeds[name].append(tokens / (time.perf_counter() - started))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, values in speeds.items():
-        print(f"{name:13}{medians[name]:9,.0f} tokens/s   (from {min(values):,.0f} to {max(values):,.0f}, {rounds} rounds)")
+        span = f"from {min(values):,.0f} to {max(values):,.0f}, {rounds} rounds"
+        print(f"{name:13}{medians[name]:9,.0f} tokens/s   ({span})")
     print(f"ratio        {medians['ductile'] / medians['transformers']:9.2f}")
 
 

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ductile.config import CompareSettings, RunSettings
 from ductile.models.load import check_folder, check_same_tokenizer
 from ductile.plan import check
-from ductile.settings import SettingsError, as_plain, build, nearest, one_of
+from ductile.settings import SettingsError, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
@@ -61,8 +62,8 @@ def watch(tracker: Any) -> Iterator[None]:
     """Show the tracker's live rows for as long as this lasts."""
     done = threading.Event()
     console = Console(stderr=True)
-    show = _live if console.is_terminal else _plain
-    thread = threading.Thread(target=show, args=(tracker, done, console), daemon=True)
+    show = functools.partial(_live, console=console) if console.is_terminal else _plain
+    thread = threading.Thread(target=show, args=(tracker, done), daemon=True)
     thread.start()
     try:
         yield
@@ -79,7 +80,7 @@ def _live(tracker: Any, done: threading.Event, console: Console) -> None:
                 live.update(table(rows, time.monotonic()))
 
 
-def _plain(tracker: Any, done: threading.Event, console: Console) -> None:
+def _plain(tracker: Any, done: threading.Event) -> None:
     told: dict[str, tuple[Any, ...]] = {}
     when: dict[str, float] = {}
     while not done.wait(REFRESH_S):

@@ -147,7 +147,9 @@ class VariantSettings:
 
     name: str = setting("parameter_only", "the variant's name")
     kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor in the loss", above=0)
-    kl_estimator: str | None = setting(None, "low_drift: estimator of the KL", choices=("k1", "k2", "k3"))
+    kl_estimator: str | None = setting(
+        None, "low_drift: estimator of the KL; k1 has no gradient in expectation as a loss term", choices=("k2", "k3")
+    )
     anchor: str | None = setting(None, "low_drift: what the policy stays close to", choices=("base", "phase_start"))
     alpha: float | None = setting(None, "proxy: weight of expert minus anti-expert in logit space", above=0)
     lr: float | None = setting(None, "learning rate of this variant, in place of learner.lr", above=0)

@@ -116,8 +116,8 @@ class PolicyLearner:
             passes.append(_reduce(sums, world))
             if not math.isfinite(norm):
                 raise Diverged(
-                    f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); lower "
-                    f"learner.lr ({self._lr}) or the coefficients of the loss and start again: the checkpoint is sound"
+                    f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
+                    f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
         first, last = passes[0], passes[-1]
         self._weights = self._engine.weights()

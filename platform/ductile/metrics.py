@@ -47,6 +47,7 @@ SECTIONS = {
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
+    "pretrain": "Pretraining: a base model built from scratch.",
 }
 """What each first part of a name covers, in the order of the page; empty: listed under the one before."""
 
@@ -124,6 +125,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("budget/sampled_tokens", "tokens", "tokens sampled for training since the run began"),
     Metric("budget/forward_tokens", "tokens", "sampled tokens times the models that each had to pass through"),
     Metric("budget/trained_tokens", "tokens", "completion tokens trained on since the run began"),
+    Metric("pretrain/loss", "nats/token", "cross-entropy over the tokens of the worked solutions"),
+    Metric("pretrain/grad_norm", "norm", "gradient norm before clipping"),
+    Metric("pretrain/lr", "rate", "learning rate"),
+    Metric("pretrain/tokens_per_s", "tokens/s", "tokens trained on a second, prompts included"),
 )
 # fmt: on
 

@@ -92,7 +92,8 @@ def require_problems(phase: Phase, groups: int, path: str) -> None:
 
 def check(settings: RunSettings) -> list[str]:
     """Every name and level that the typed settings cannot check on their own; one line for each mistake."""
-    return [*_domain_mistakes(settings), *_family_mistakes(settings), *_name_mistakes(settings), *_pool_mistakes(settings)]
+    checks = (_domain_mistakes, _family_mistakes, _name_mistakes, _pool_mistakes)
+    return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
 
 def _domain_mistakes(settings: RunSettings) -> Iterator[str]:

@@ -170,8 +170,9 @@ def _batches(
     while True:
         if step // CHUNK != chunk:
             chunk = step // CHUNK
-            key = [int(np.random.SeedSequence([settings.seed, chunk, i]).generate_state(1)[0]) for i in range(len(sources))]
-            pools = [s.domain.problems(s.level, "train", POOL, k) for s, k in zip(sources, key, strict=True)]
+            keys = [np.random.SeedSequence([settings.seed, chunk, number]) for number in range(len(sources))]
+            seeds = [int(key.generate_state(1)[0]) for key in keys]
+            pools = [s.domain.problems(s.level, "train", POOL, seed) for s, seed in zip(sources, seeds, strict=True)]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, step])))
         rows = []
         for number in rng.choice(len(sources), size=settings.batch, p=weights / weights.sum()):

@@ -22,7 +22,7 @@ class Engine(Protocol):
     """What to call in the forward pass: takes and returns what the module does."""
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """Add a scalar loss's gradient; `last` marks the step's final micro-batch. The same number of calls on each rank."""
+        """Add a scalar loss's gradient; `last` marks the step's final one. As many calls on every rank."""
 
     def step(self) -> float:
         """Clip the gradient, update the weights, clear the gradient; returns the norm before clipping."""

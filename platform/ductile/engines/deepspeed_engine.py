@@ -31,7 +31,7 @@ class DeepSpeedEngine:
     def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float) -> None:
         if not dist.is_initialized():
             # In memory and without a port, so that any number of runs share a machine.
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; Ray Train and launchers set it
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]

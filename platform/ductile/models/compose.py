@@ -20,7 +20,7 @@ from ductile.ports import Composition
 
 
 class ComposedPolicy(nn.Module):
-    """Models that share a tokenizer, added in logit space. Logits beyond the smallest vocabulary are padding and cut off."""
+    """Models that share a tokenizer, added in logit space. Logits beyond the smallest vocabulary are cut off."""
 
     def __init__(self, composition: Composition, models: Sequence[PreTrainedModel]) -> None:
         super().__init__()
@@ -42,12 +42,15 @@ class ComposedPolicy(nn.Module):
     @property
     def vocabulary(self) -> int:
         """Size of the vocabulary that all members share."""
-        return min(model.get_output_embeddings().weight.shape[0] for model in self.members.values())
+        return min(int(model.get_output_embeddings().weight.shape[0]) for model in self._models().values())
 
     @property
     def device(self) -> torch.device:
         """Where the policy's parameters are."""
         return next(self.parameters()).device
+
+    def _models(self) -> dict[str, PreTrainedModel]:
+        return dict(self.members.items())  # type: ignore[arg-type]
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state dict into the trainable member."""
@@ -79,7 +82,7 @@ class Decoder:
     def __init__(self, policy: ComposedPolicy, length: int) -> None:
         self._policy = policy
         self._caches = {
-            role: StaticCache(config=model.config, max_cache_len=length) for role, model in policy.members.items()
+            role: StaticCache(config=model.config, max_cache_len=length) for role, model in policy._models().items()
         }
 
     def next_logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class Decoder:
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows alone. rows: [kept] int64."""
         for cache in self._caches.values():
-            cache.reorder_cache(rows)
+            cache.reorder_cache(rows)  # type: ignore[arg-type]
 
 
 def position_ids(mask: Tensor) -> Tensor:

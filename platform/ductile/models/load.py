@@ -36,7 +36,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a prompt: as the user's turn of the chat template where the tokenizer has one, else as plain text."""
+    """Token ids of a prompt: as the user's turn of the tokenizer's chat template, or as plain text without one."""
     if tokenizer.chat_template:
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
@@ -49,12 +49,15 @@ def check_folder(path: str, setting: str) -> None:
     """Raise `SettingsError` when `path` is not a Hugging Face folder of a causal LM that can be loaded safely."""
     folder = Path(path)
     if not folder.is_dir():
-        raise SettingsError([f"{setting}: {path!r} is not a folder; give a Hugging Face checkpoint folder on this machine"])
-    for needed, what in (("config.json", "no config.json"), ("*.safetensors", "no safetensors weights; convert it first")):
-        if not list(folder.glob(needed)):
+        raise SettingsError([f"{setting}: {path!r} is not a folder; give a Hugging Face folder on this machine"])
+    needed = {
+        "config.json": "no config.json",
+        "*.safetensors": "no safetensors weights; save them with save_pretrained first",
+        "tokenizer*": "no tokenizer; save it beside the model with tokenizer.save_pretrained",
+    }
+    for pattern, what in needed.items():
+        if not list(folder.glob(pattern)):
             raise SettingsError([f"{setting}: {path!r} holds {what}"])
-    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise SettingsError([f"{setting}: {path!r} holds no tokenizer; save it beside the model (tokenizer.save_pretrained)"])
     try:
         AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         tokenizer = load_tokenizer(path)
@@ -62,7 +65,7 @@ def check_folder(path: str, setting: str) -> None:
         reason = str(error).strip().splitlines()
         raise SettingsError([f"{setting}: {path!r} cannot be loaded: {reason[0] if reason else error!r}"]) from error
     if tokenizer.eos_token_id is None:
-        raise SettingsError([f"{setting}: {path!r}: the tokenizer has no end-of-sequence token, so no completion could end"])
+        raise SettingsError([f"{setting}: {path!r}: the tokenizer has no end-of-sequence token: nothing could end"])
 
 
 def check_same_tokenizer(folders: Sequence[str]) -> None:
@@ -71,6 +74,5 @@ def check_same_tokenizer(folders: Sequence[str]) -> None:
     vocabulary = load_tokenizer(first).get_vocab()
     for other in others:
         if load_tokenizer(other).get_vocab() != vocabulary:
-            raise SettingsError(
-                [f"model.expert_path: the tokenizer in {other!r} is not the one in {first!r}; their logits cannot be added"]
-            )
+            line = f"model.expert_path: the tokenizer in {other!r} is not that in {first!r}; logits cannot be added"
+            raise SettingsError([line])

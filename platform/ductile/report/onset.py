@@ -9,7 +9,7 @@ Each sign is looked for inside a phase, against that phase's own beginning, and 
 Two details decide the order. A rollout metric at step s shows the policy before update s, after s - 1 updates; a
 probe at step s shows it after s updates. And the prior skills are only measured now and then, so that all that is known
 of the fall is that it lies after the measurement before: a sign within that gap is `unresolved`, neither before nor
-after. Shortcuts are read on the prior skills because a problem that is too hard is answered by shortcuts from the start.
+after. Shortcuts are read on the prior skills: a problem that is too hard is answered by shortcuts from the start.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Padded:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows as tensors. behaviour_logps: [row, position - 1] float32, 0 outside; advantages, weights: [row, 1] float32."""
+    """Rows as tensors. behaviour_logps: [row, position - 1] float32, 0 outside; advantages, weights: [row, 1]."""
 
     padded: Padded
     behaviour_logps: Tensor

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 CLAMP = 20.0
-"""Bound on d inside k3's exponential, so that one token of probability e^-20 cannot overflow a step (verl bounds d too)."""
+"""Bound on d inside k3's exponential: one very unlikely token must not overflow a step (verl bounds d too)."""
 
 
 def kl_estimate(logps: Tensor, reference_logps: Tensor, kind: str) -> Tensor:

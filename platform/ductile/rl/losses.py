@@ -15,8 +15,8 @@ def clipped_policy_loss(
         loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
 
     logps, behaviour_logps: [row, token] float32, nats; advantages: [row, token] or [row, 1]. `clip_high` above
-    `clip_low` is DAPO's clip-higher (arXiv 2503.14476). Returns loss, ratio and whether the clip took the gradient away,
-    each [row, token].
+    `clip_low` is DAPO's clip-higher (arXiv 2503.14476). Returns loss, ratio and whether the clip took the gradient
+    away, each [row, token].
     """
     ratio = torch.exp(logps - behaviour_logps)
     free = ratio * advantages
@@ -29,7 +29,7 @@ def token_weights(lengths: Tensor, kind: str, max_tokens: int) -> Tensor:
 
     lengths: [row] int64, completion lengths of ALL rows of the step, those without gradient included.
     token: mean over all tokens of the batch (DAPO). completion: mean over a completion's tokens, then over completions
-    (GRPO). constant: sum over tokens divided by max_tokens, then mean over completions (Dr.GRPO). Returns [row] float32.
+    (GRPO). constant: sum over tokens divided by max_tokens, then mean over completions (Dr.GRPO). Returns [row].
     """
     count = max(len(lengths), 1)
     if kind == "token":

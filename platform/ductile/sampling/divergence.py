@@ -22,9 +22,7 @@ def divergence(p: ComposedPolicy, q: ComposedPolicy, groups: Sequence[Group], te
 
     Raises `ValueError` when there is no completion.
     """
-    rows = [
-        (group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions
-    ]
+    rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
     if not rows:
         raise ValueError("divergence of no completions")
     forward, reverse, tokens = 0.0, 0.0, 0

@@ -160,9 +160,7 @@ def _decode(
             running = torch.ones(alive, dtype=torch.bool, device=device)
     sizes = lengths.tolist()
     all_tokens, all_logps = tokens.to(torch.int32).cpu().numpy(), kept_logps.cpu().numpy()
-    return [
-        (all_tokens[row, :size].copy(), all_logps[row, :size].copy()) for row, size in enumerate(sizes)
-    ]
+    return [(all_tokens[row, :size].copy(), all_logps[row, :size].copy()) for row, size in enumerate(sizes)]
 
 
 def _without_end(tokens: NDArray[np.int32], end: int) -> list[int]:

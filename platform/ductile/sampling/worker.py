@@ -58,7 +58,7 @@ class RolloutWorker:
         return divergence(self._policy(p), self._policy(q), groups, temperature)
 
     def _policy(self, ref: PolicyRef) -> ComposedPolicy:
-        # Untouched and trained versions of one composition live side by side, so that comparing them loads neither twice.
+        # Untouched and trained versions of one composition live side by side: comparing them loads neither twice.
         key = (ref.composition, ref.weights is None)
         if key not in self._policies:
             self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype)

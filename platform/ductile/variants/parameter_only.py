@@ -1,4 +1,4 @@
-"""Parameter-only RL: every weight of the base is trained, and nothing holds the policy where it was (GRPO without KL)."""
+"""Parameter-only RL: every weight of the base is trained, and nothing holds the policy (GRPO without KL)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""PyTorch and DeepSpeed at every ZeRO stage make one and the same update: alone, resumed, and on two ranks over gloo."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import ductile
+
+STEPS, ROWS, LR, CLIP, DECAY = 3, 8, 0.05, 0.5, 0.1
+KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `updates.py` wrote, by file."""
+    folder = tmp_path_factory.mktemp("engines")
+    source = Path(ductile.__file__).parents[1]
+    finished = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("updates.py")), str(folder)],
+        env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> dict[str, Any]:
+    """The same steps in float64 NumPy: gradient of the whole batch, clip by norm, AdamW (arXiv 1711.05101)."""
+    random = np.random.default_rng(3)
+    shapes = ((STEPS, ROWS, 3), (STEPS, ROWS, 2), (2, 3), (2,))
+    inputs, targets, weight, bias = (random.normal(size=shape).astype(np.float32).astype(float) for shape in shapes)
+    targets[0] *= 3
+    parameters = [weight, bias]
+    moments = [[np.zeros_like(p), np.zeros_like(p)] for p in parameters]
+    norms, weights = [], []
+    for step in range(STEPS):
+        error = inputs[step] @ parameters[0].T + parameters[1] - targets[step]
+        gradients = [2 * error.T @ inputs[step] / ROWS, 2 * error.sum(axis=0) / ROWS]
+        norms.append(math.sqrt(sum(float((g**2).sum()) for g in gradients)))
+        scale = min(1.0, CLIP / norms[-1])
+        parameters = [adamw(*each, scale, step + 1) for each in zip(parameters, gradients, moments, strict=True)]
+        weights.append(np.concatenate([p.ravel() for p in parameters]))
+    return {"norms": norms, "weights": weights}
+
+
+def adamw(
+    parameter: NDArray[np.float64],
+    gradient: NDArray[np.float64],
+    moments: list[NDArray[np.float64]],
+    scale: float,
+    step: int,
+) -> NDArray[np.float64]:
+    gradient = gradient * scale
+    moments[0] = 0.9 * moments[0] + 0.1 * gradient
+    moments[1] = 0.999 * moments[1] + 0.001 * gradient**2
+    mean, square = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
+    return parameter * (1 - LR * DECAY) - LR * mean / (np.sqrt(square) + 1e-8)
+
+
+def flat(state: dict[str, list[float]]) -> NDArray[np.float64]:
+    return np.array(state["weight"] + state["bias"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_clipped_and_accumulated_steps_are_those_by_hand(
+    answers: dict[str, Any], by_hand: dict[str, Any], kind: str
+) -> None:
+    found = [flat(state) for state in answers["alone"]["updates"][kind]["weights"]]
+    assert found == [pytest.approx(expected, abs=1e-6) for expected in by_hand["weights"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_norm_is_that_of_the_whole_gradient_before_the_clip(
+    answers: dict[str, Any], by_hand: dict[str, Any], kind: str
+) -> None:
+    assert min(by_hand["norms"]) > 2 * CLIP  # so that a norm after the clip would be told apart
+    assert answers["alone"]["updates"][kind]["norms"] == pytest.approx(by_hand["norms"], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_deepspeed_is_plain_pytorch(answers: dict[str, Any], kind: str) -> None:
+    updates = answers["alone"]["updates"]
+    for state, reference in zip(updates[kind]["weights"], updates["torch"]["weights"], strict=True):
+        assert flat(state) == pytest.approx(flat(reference), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_engine_goes_on_bit_for_bit(answers: dict[str, Any], kind: str) -> None:
+    resumed = answers["alone"]["resumed"][kind]
+    assert resumed["loaded"] == resumed["saved"]
+    assert resumed["continued"] == resumed["went_on"]
+    assert resumed["went_on"] == answers["alone"]["updates"][kind]["weights"][-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_make_the_update_of_one_on_the_whole_batch(
+    answers: dict[str, Any], by_hand: dict[str, Any], kind: str
+) -> None:
+    for rank in ("rank-0", "rank-1"):
+        found = answers[rank][kind]
+        assert found["norms"] == pytest.approx(by_hand["norms"], rel=1e-5)
+        for state, alone in zip(found["weights"], answers["alone"]["updates"][kind]["weights"], strict=True):
+            assert flat(state) == pytest.approx(flat(alone), abs=1e-5)
+    assert answers["rank-0"][kind] == answers["rank-1"][kind]

@@ -1,0 +1,126 @@
+"""Runs engines outside of the test process, because DeepSpeed makes a process group, and writes what they did as JSON.
+
+    python updates.py FOLDER      writes FOLDER/alone.json, FOLDER/rank-0.json and FOLDER/rank-1.json
+
+DeepSpeed takes seconds to import, so it is imported once and the three processes are forked.
+The model is a linear layer of 3 by 2 and a bias, float32. A step's loss is a weighted sum of squares over 8 rows in
+micro-batches of 2; its gradient can be written down by hand, which is what the tests do.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ductile.config import LearnerSettings
+from ductile.engines import Engine, deepspeed_engine, make_engine  # noqa: F401  imported before the forks
+
+KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
+TIMEOUT_S = 100
+STEPS, ROWS, MICRO, LR, CLIP = 3, 8, 2, 0.05, 0.5
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs [step, row, 3], targets [step, row, 2], first weight [2, 3] and bias [2], float32."""
+    random = np.random.default_rng(3)
+    arrays = (random.normal(size=shape) for shape in ((STEPS, ROWS, 3), (STEPS, ROWS, 2), (2, 3), (2,)))
+    inputs, targets, weight, bias = (torch.tensor(array, dtype=torch.float32) for array in arrays)
+    targets[0] *= 3  # the first gradients are far above the clip
+    return inputs, targets, weight, bias
+
+
+def engine_of(kind: str) -> Engine:
+    """kind: torch, or zero0 to zero3."""
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight.copy_(data()[2])
+        layer.bias.copy_(data()[3])
+    zero = int(kind[-1]) if kind != "torch" else 0
+    name = "torch" if kind == "torch" else "deepspeed"
+    return make_engine(layer, LearnerSettings(engine=name, zero=zero, clip=CLIP, weight_decay=0.1), LR)
+
+
+def update(engine: Engine, step: int, rank: int, world: int) -> float:
+    """One step on this rank's share of the rows, in micro-batches; returns the gradient's norm."""
+    inputs, targets, *_ = data()
+    rows = range(rank, ROWS, world)
+    parts = [rows[i : i + MICRO] for i in range(0, len(rows), MICRO)]
+    for part in parts:
+        error = engine.module(inputs[step, list(part)]) - targets[step, list(part)]
+        engine.backward((error**2).sum() / ROWS, last=part == parts[-1])
+    return engine.step()
+
+
+def plain(engine: Engine) -> dict[str, list[float]]:
+    return {name: tensor.flatten().tolist() for name, tensor in engine.weights().items()}
+
+
+def updates(kind: str, rank: int = 0, world: int = 1) -> dict[str, object]:
+    """Norm and weights at each step."""
+    engine = engine_of(kind)
+    norms, weights = [], []
+    for step in range(STEPS):
+        norms.append(update(engine, step, rank, world))
+        weights.append(plain(engine))
+    return {"norms": norms, "weights": weights}
+
+
+def resume(kind: str, folder: Path) -> dict[str, object]:
+    """One step, saved; then two more steps, and the same two by an engine that was loaded."""
+    folder.mkdir()
+    first = engine_of(kind)
+    update(first, 0, 0, 1)
+    first.save(folder)
+    saved = plain(first)
+    other = engine_of(kind)
+    other.load(folder)
+    loaded = plain(other)
+    for step in (1, 2):
+        update(first, step, 0, 1)
+        update(other, step, 0, 1)
+    return {"saved": saved, "loaded": loaded, "went_on": plain(first), "continued": plain(other)}
+
+
+def alone(folder: Path) -> None:
+    answer = {
+        "updates": {kind: updates(kind) for kind in KINDS},
+        "resumed": {kind: resume(kind, folder / kind) for kind in KINDS},
+    }
+    (folder / "alone.json").write_text(json.dumps(answer))
+
+
+def one_of_two(folder: Path, rank: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    answer = {kind: updates(kind, rank, 2) for kind in KINDS}
+    (folder / f"rank-{rank}.json").write_text(json.dumps(answer))
+
+
+def main(folder: Path) -> int:
+    """The number of processes that failed."""
+    torch.set_num_threads(1)
+    fork = multiprocessing.get_context("fork")
+    calls: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+        (alone, (folder,)),
+        (one_of_two, (folder, 0)),
+        (one_of_two, (folder, 1)),
+    ]
+    processes = [fork.Process(target=target, args=arguments) for target, arguments in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT_S)
+        process.kill()
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,125 @@
+"""Micro-batches lose and repeat nothing, keep their bound, march in step over ranks, and their masks point right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ductile.rl.batch import Batch, MicroBatch, Row, micro_batches, pad_rows
+
+Contents = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...], float, float]
+
+
+def make_row(number: int, prompt: int, completion: int) -> Row:
+    """Every token, log-probability, advantage and weight tells whose it is. Token 0 never occurs: it is the padding."""
+    ids = np.arange(prompt + completion, dtype=np.int32) + 100 * number + 1
+    logps = -np.arange(1, completion + 1, dtype=np.float32) - 100 * number
+    return Row(ids[:prompt], ids[prompt:], logps, advantage=(-1.0) ** number * (number + 1), weight=0.5 + number)
+
+
+def contents(row: Row) -> Contents:
+    return (
+        tuple(row.prompt.tolist()),
+        tuple(row.completion.tolist()),
+        tuple(row.behaviour_logps.tolist()),
+        row.advantage,
+        row.weight,
+    )
+
+
+def read_back(micro: MicroBatch) -> list[Contents]:
+    """The rows of a micro-batch, from its tensors alone."""
+    rows = []
+    for i in range(len(micro.padded.ids)):
+        real = micro.padded.mask[i].bool()
+        shifted = micro.padded.completion[i]
+        following = micro.padded.ids[i, 1:]
+        prompt = micro.padded.ids[i][real][: int(real.sum() - shifted.sum())]
+        rows.append(
+            (
+                tuple(prompt.tolist()),
+                tuple(following[shifted].tolist()),
+                tuple(micro.behaviour_logps[i][shifted].tolist()),
+                micro.advantages[i].item(),
+                micro.weights[i].item(),
+            )
+        )
+    return rows
+
+
+batches = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 9)), min_size=1, max_size=12).map(
+    lambda lengths: Batch(tuple(make_row(i, *pair) for i, pair in enumerate(lengths)))
+)
+
+
+@given(batch=batches, max_tokens=st.integers(1, 60))
+def test_every_row_is_in_exactly_one_micro_batch_with_all_it_has(batch: Batch, max_tokens: int) -> None:
+    found = [row for micro in micro_batches(batch, max_tokens) for row in read_back(micro)]
+    assert sorted(found) == sorted(contents(row) for row in batch.rows)
+
+
+@given(batch=batches, max_tokens=st.integers(1, 60), world=st.integers(1, 3))
+def test_micro_batch_keeps_its_bound_with_padding_unless_it_is_one_row(
+    batch: Batch, max_tokens: int, world: int
+) -> None:
+    for rank in range(world):
+        for micro in micro_batches(batch, max_tokens, rank=rank, world=world):
+            assert micro.padded.ids.numel() <= max_tokens or len(micro.padded.ids) == 1
+
+
+def test_rows_share_a_micro_batch_up_to_the_bound() -> None:
+    batch = Batch(tuple(make_row(i, 2, 3) for i in range(5)))
+    assert [len(micro.padded.ids) for micro in micro_batches(batch, 10)] == [2, 2, 1]
+    assert [len(micro.padded.ids) for micro in micro_batches(batch, 9)] == [1] * 5
+    assert [len(micro.padded.ids) for micro in micro_batches(batch, 25)] == [5]
+
+
+@given(batch=batches, max_tokens=st.integers(1, 60), world=st.integers(1, 4))
+def test_ranks_march_in_step_and_together_hold_each_row_once(batch: Batch, max_tokens: int, world: int) -> None:
+    ranks = [micro_batches(batch, max_tokens, rank=rank, world=world) for rank in range(world)]
+    assert len({len(micros) for micros in ranks}) == 1
+    rows = [row for micros in ranks for micro in micros for row in read_back(micro)]
+    assert sorted(row for row in rows if row[-1] > 0) == sorted(contents(row) for row in batch.rows)
+    assert all(row[-2:] == (0.0, 0.0) for row in rows if row[-1] <= 0)
+
+
+@given(batch=batches, max_tokens=st.integers(1, 60), world=st.integers(1, 4))
+def test_weighted_sums_over_ranks_are_those_of_the_whole_batch(batch: Batch, max_tokens: int, world: int) -> None:
+    total = sum(
+        float((micro.behaviour_logps * micro.padded.completion * micro.weights * micro.advantages).sum())
+        for rank in range(world)
+        for micro in micro_batches(batch, max_tokens, rank=rank, world=world)
+    )
+    expected = sum(float(row.behaviour_logps.astype(np.float64).sum()) * row.weight * row.advantage for row in batch.rows)
+    assert total == pytest.approx(expected, rel=1e-5, abs=1e-2)
+
+
+def test_batch_without_rows_has_no_micro_batches() -> None:
+    assert micro_batches(Batch(()), 10) == []
+    assert micro_batches(Batch(()), 10, rank=1, world=2) == []
+
+
+def test_padding_and_shifted_mask_by_hand() -> None:
+    """Position t of the mask speaks of the token at t + 1, as logits do."""
+    first = (np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32))
+    second = (np.array([1], np.int32), np.array([2, 3], np.int32))
+    padded = pad_rows([first, second])
+    assert padded.ids.tolist() == [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
+    assert padded.mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert padded.completion.tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+def test_behaviour_logps_lie_where_the_logits_of_their_tokens_do() -> None:
+    rows = (
+        Row(np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32), np.array([-1.0, -2.0], np.float32), 1.0, 0.25),
+        Row(np.array([1], np.int32), np.array([2, 3], np.int32), np.array([-3.0, -4.0], np.float32), -1.0, 0.75),
+    )
+    (micro,) = micro_batches(Batch(rows), 100)
+    assert micro.padded.ids.tolist() == [[1, 2, 3, 0, 0], [5, 6, 7, 8, 9]]  # the shorter first
+    assert micro.behaviour_logps.tolist() == [[-3.0, -4.0, 0.0, 0.0], [0.0, 0.0, -1.0, -2.0]]
+    assert micro.advantages.tolist() == [[-1.0], [1.0]]
+    assert micro.weights.tolist() == [[0.75], [0.25]]
+    assert micro.advantages.dtype == micro.weights.dtype == micro.behaviour_logps.dtype == torch.float32

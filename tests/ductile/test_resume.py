@@ -1,0 +1,243 @@
+"""The loop on in-process ports: an interrupted run is the uninterrupted one, and what must not disturb it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ductile.checkpoint import FolderStore
+from ductile.config import ArchitectureSettings, RunSettings
+from ductile.difficulty.service import DifficultyTable
+from ductile.identity import identify
+from ductile.judge import LocalJudge
+from ductile.learner import make_learner
+from ductile.loop import Ports, WrongCheckpoint, run
+from ductile.metrics import check_declared
+from ductile.models.scratch import build_llama
+from ductile.models.tokenizer import character_tokenizer
+from ductile.sampling.worker import LocalPool
+from ductile.settings import as_plain, build
+from ductile.variants import make_variant
+
+Logged = dict[tuple[int, str], float]
+TIMES = ("time/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds")
+TWO_PHASES = {
+    "variant": {"name": "parameter_only"},
+    "phase": {
+        "easy": {"domain": {"name": "chain_sum"}, "levels": [2], "steps": 3, "pool": 32},
+        "hard": {"domain": {"name": "sort_digits"}, "levels": [3], "steps": 2, "pool": 32},
+    },
+    "learner": {"engine": "torch", "lr": 1e-3},
+    "objective": {"entropy": 0.1},  # every step has a gradient, whatever an untrained model solves
+    "rollout": {"groups": 3, "group_size": 2, "max_tokens": 6},
+    "checkpoint_every": 1,
+    "probe": {
+        "probes": ["retention", "drift", "formats", "branch"],
+        "problems": 3,
+        "drift_problems": 2,
+        "prior": {"reverse": {"domain": {"name": "strings", "operation": "reverse"}, "levels": [3]}},
+        "branch": {
+            "domain": {"name": "base_conversion"}, "levels": [6, 7], "steps": 2, "pool": 16, "problems": 4, "evals": 2
+        },
+    },
+}  # fmt: skip
+
+
+class Interrupted(Exception):
+    """What ends a run in these tests."""
+
+
+class MemoryTracker:
+    """Keeps what it is told; raises `Interrupted` in place of the call number `stop_at`."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.logged: Logged = {}
+        self.artifacts: dict[str, str] = {}
+        self._left = stop_at
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        if self._left is not None:
+            if self._left == 0:
+                raise Interrupted
+            self._left -= 1
+        check_declared(values)
+        self.logged.update({(step, name): v for name, v in values.items() if not name.startswith(TIMES)})
+
+    def progress(self, **state: Any) -> None:
+        pass
+
+    def artifact(self, name: str, content: str) -> None:
+        self.artifacts[name] = content
+
+    def position(self) -> Mapping[str, Any]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, tokenizer = tmp_path_factory.mktemp("tiny"), character_tokenizer()
+    architecture = ArchitectureSettings(layers=1, width=16, heads=2, mlp=32)
+    build_llama(architecture, tokenizer, seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings(**changed: Any) -> RunSettings:
+    return build(RunSettings, {**TWO_PHASES, **changed})
+
+
+def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
+    judge = LocalJudge()
+    variant = make_variant(wanted.variant)
+    ports = Ports(
+        pool=LocalPool("float32"),
+        learner=make_learner(wanted, variant, model, model),
+        difficulty=DifficultyTable(wanted.difficulty),
+        judge=judge,
+        tracker=tracker,
+        store=FolderStore(folder / "run", folder / "memory"),
+        resolve=judge.domain,
+    )
+    return run(wanted, variant, ports, identify(wanted, [model])), ports
+
+
+def without_times(boundaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**row, "metrics": {name: v for name, v in row["metrics"].items() if not name.startswith(TIMES)}}
+        for row in json.loads(json.dumps(boundaries))
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Ports, Logged]:
+    tracker = MemoryTracker()
+    boundaries, ports = start(settings(), model, tmp_path_factory.mktemp("whole"), tracker)
+    return without_times(boundaries), ports, tracker.logged
+
+
+# Calls of `tracker.metrics`: 0 boundary, 1-3 steps of the first phase, 4 boundary, 5-6 steps, 7 boundary. An
+# interruption at 4 lies after the phase's last step and before its boundary was saved.
+@pytest.mark.parametrize("stop_at", range(8))
+def test_interrupted_anywhere_and_resumed_is_the_uninterrupted_run(whole, model, tmp_path, stop_at) -> None:
+    first = MemoryTracker(stop_at)
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path, first)
+    second = MemoryTracker()
+    boundaries, ports = start(settings(), model, tmp_path, second)
+    expected, uninterrupted, logged = whole
+    assert without_times(boundaries) == expected
+    assert first.logged | second.logged == logged
+    assert ports.learner.version == uninterrupted.learner.version == 5  # one update a step, no more and no fewer
+    for name, tensor in uninterrupted.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(model, tmp_path) -> None:
+    tracker = MemoryTracker(stop_at=5)  # the boundary is saved, the second phase has logged nothing
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path, tracker)
+    resumed = MemoryTracker()
+    start(settings(), model, tmp_path, resumed)
+    assert {step for step, name in resumed.logged if name == "learner/loss"} == {4, 5}
+
+
+def test_finished_run_returns_what_it_measured_and_trains_nothing(model, tmp_path) -> None:
+    first, _ = start(settings(), model, tmp_path, MemoryTracker())
+    tracker = MemoryTracker()
+    again, _ = start(settings(), model, tmp_path, tracker)
+    assert again == first and tracker.logged == {}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"learner": {"engine": "torch", "lr": 2e-3}},
+        {"variant": {"name": "low_drift", "kl": 0.1, "kl_estimator": "k3", "anchor": "base"}},
+        {"phase": {"easy": {**TWO_PHASES["phase"]["easy"], "steps": 4}}},
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(model, tmp_path, changed) -> None:
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path, MemoryTracker(stop_at=2))
+    mine, other = (identify(settings(**c), [model]).run for c in ({}, changed))
+    with pytest.raises(WrongCheckpoint, match=f"(?s){mine}.*{other}"):
+        start(settings(**changed), model, tmp_path, MemoryTracker())
+
+
+def test_checkpoint_of_another_model_is_refused(model, tmp_path) -> None:
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path, MemoryTracker(stop_at=2))
+    other, tokenizer = tmp_path / "other", character_tokenizer()
+    build_llama(ArchitectureSettings(layers=1, width=16, heads=2, mlp=32), tokenizer, seed=2).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with pytest.raises(WrongCheckpoint):
+        start(settings(), other, tmp_path, MemoryTracker())
+
+
+def test_branch_probe_leaves_the_run_as_it_was(whole, model, tmp_path) -> None:
+    probe = {**TWO_PHASES["probe"], "probes": ["retention"]}
+    tracker = MemoryTracker()
+    _, ports = start(settings(probe=probe), model, tmp_path, tracker)
+    _, with_branch, logged = whole
+    assert all(logged[key] == value for key, value in tracker.logged.items())
+    for name, tensor in with_branch.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+def test_branch_from_the_untouched_base_is_measured_once(model, tmp_path) -> None:
+    start(settings(), model, tmp_path / "a", MemoryTracker())
+    (remembered,) = (tmp_path / "a" / "memory").glob("branch-*.json")
+    value = json.loads(remembered.read_text())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "memory").rename(tmp_path / "b" / "memory")
+    marked = {**value, "pass_rates": [0.5, 0.5]}
+    next((tmp_path / "b" / "memory").glob("*.json")).write_text(json.dumps(marked))
+    # Another plan with the same model, variant and seed starts from the same base.
+    boundaries, _ = start(settings(phase={}), model, tmp_path / "b", MemoryTracker())
+    assert boundaries[0]["metrics"]["plasticity/branch_end"] == 0.5
+    assert value["pass_rates"] != marked["pass_rates"]
+
+
+def test_plan_without_phases_measures_the_base_alone(model, tmp_path) -> None:
+    tracker = MemoryTracker()
+    boundaries, ports = start(settings(phase={}), model, tmp_path, tracker)
+    assert len(boundaries) == 1 and ports.learner.version == 0
+    drift = {name: v for name, v in boundaries[0]["metrics"].items() if name.startswith("drift/")}
+    assert drift and set(drift.values()) == {0.0}
+
+
+def test_probes_inside_a_phase_are_logged_at_their_step(model, tmp_path) -> None:
+    probe = {**TWO_PHASES["probe"], "probes": ["retention", "formats"], "every": 1}
+    tracker = MemoryTracker()
+    start(settings(probe=probe), model, tmp_path, tracker)
+    assert {step for step, name in tracker.logged if name == "retention/prior"} == {0, 1, 2, 3, 4, 5}
+
+
+def test_every_group_that_was_sampled_is_learned_from(model, tmp_path, monkeypatch) -> None:
+    from ductile.variants.parameter_only import ParameterOnly
+
+    sizes = []
+    original = ParameterOnly.batch
+
+    def batch(self: ParameterOnly, judged: Any, wanted: RunSettings) -> Any:
+        sizes.append([len(group.verdicts) for group in judged])
+        return original(self, judged, wanted)
+
+    monkeypatch.setattr(ParameterOnly, "batch", batch)
+    tight = {"easy": {**TWO_PHASES["phase"]["easy"], "pool": 3}}  # every step asks the whole pool
+    start(settings(phase=tight, probe={**TWO_PHASES["probe"], "probes": []}), model, tmp_path, MemoryTracker())
+    assert sizes == [[2, 2, 2]] * 3
+
+
+def test_settings_that_a_run_writes_repeat_it(model, tmp_path) -> None:
+    wanted = settings()
+    again = build(RunSettings, json.loads(json.dumps(as_plain(wanted))))
+    assert identify(again, [model]) == identify(wanted, [model])
+    assert identify(replace(wanted, seed=5), [model]) != identify(wanted, [model])
