@@ -1,0 +1,154 @@
+"""The command line: presets, single values, and one line for every mistake before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from ductile.config import ArchitectureSettings, RunSettings
+from ductile.models.scratch import build_llama
+from ductile.models.tokenizer import character_tokenizer
+from ductile.settings import SettingsError
+from jobs.configure import GROUPS, compare_settings, help_text, parse, presets, run_settings
+
+
+def run(*arguments: str) -> RunSettings:
+    return run_settings(parse(arguments))
+
+
+def mistakes(*arguments: str, compare: bool = False) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        (compare_settings if compare else run_settings)(parse(arguments))
+    return caught.value.problems
+
+
+def test_command_line_goes_before_experiment_before_preset_before_default() -> None:
+    assert RunSettings().rollout.max_tokens == 64
+    assert run("plan=guessable").rollout.max_tokens == 64  # the default
+    assert run("plan=guessable", "experiment=too_hard").rollout.max_tokens == 80  # the experiment
+    assert run("plan=guessable", "experiment=too_hard", "rollout.max_tokens=7").rollout.max_tokens == 7
+    assert RunSettings().phase == {} and run("plan=guessable").phase["hard"].steps == 40  # the plan's preset
+
+
+def test_readme_comparison_is_three_variants_four_plans_three_seeds() -> None:
+    grid, cells = compare_settings(parse(["experiment=too_hard"]))
+    assert grid.variants == ("parameter_only", "low_drift", "proxy")
+    assert grid.plans == ("none", "medium", "guessable", "honest")
+    assert len({(cell.variant.name, cell.plan, cell.seed) for cell in cells}) == len(cells) == 36
+
+
+def test_lists_of_variants_and_plans_make_the_grid() -> None:
+    arguments = ["experiment=too_hard", "variant=[parameter_only,proxy]", "plan=guessable", "seeds=2", "seed=5"]
+    _, cells = compare_settings(parse(arguments))
+    expected = [("parameter_only", 5), ("parameter_only", 6), ("proxy", 5), ("proxy", 6)]
+    assert [(cell.variant.name, cell.seed) for cell in cells] == expected
+
+
+def test_value_that_only_some_runs_have_is_set_in_those() -> None:
+    arguments = ["plan=[none,guessable]", "variant=[parameter_only,low_drift]", "phase.hard.steps=9", "variant.kl=0.7"]
+    _, cells = compare_settings(parse([*arguments, "seeds=1"]))
+    found = {(c.plan, c.variant.name): (c.variant.kl, [phase.steps for phase in c.phase.values()]) for c in cells}
+    assert found == {
+        ("none", "parameter_only"): (None, []),
+        ("none", "low_drift"): (0.7, []),
+        ("guessable", "parameter_only"): (None, [9]),
+        ("guessable", "low_drift"): (0.7, [9]),
+    }
+
+
+def test_value_that_no_run_has_is_refused() -> None:
+    (line,) = mistakes("plan=[guessable]", "phase.hrd.steps=3", compare=True)
+    assert line.startswith("phase.hrd.steps: unknown phase 'hrd'") and "did you mean hard?" in line
+    (line,) = mistakes("variant=[proxy]", "variant.kl=3", compare=True)
+    assert line == "variant.kl: none of the compared variants uses it; used by: low_drift"
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group != "model"])
+def test_unknown_preset_names_the_allowed_ones(group: str) -> None:
+    (line,) = mistakes(f"{group}=nonesuch")
+    assert line.startswith(f"{group}: unknown preset 'nonesuch'; allowed: ") and presets(group)[0] in line
+
+
+def test_misspelt_key_names_the_nearest() -> None:
+    (line,) = mistakes("rolout.groups=8")
+    assert line.startswith("rolout: unknown setting 'rolout'") and line.endswith("(did you mean rollout?)")
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    lines = mistakes("plan=guessable", "rollout.group_size=1", "learner.lr=-1", "difficulty.band=[0.9,0.2]")
+    assert [line.split(":")[0] for line in lines] == ["rollout.group_size", "learner.lr", "difficulty.band"]
+
+
+@pytest.mark.parametrize("argument", ["nonsense", "+seed=3", "~seed", "seed=1,2"])
+def test_other_forms_than_key_and_value_are_refused(argument: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse([argument])
+    assert len(caught.value.problems) == 1 and argument in caught.value.problems[0]
+
+
+def test_list_where_one_preset_belongs_is_refused() -> None:
+    (line,) = mistakes("variant=[parameter_only,proxy]")
+    assert line.startswith("variant: ") and "is a list" in line
+
+
+def saved(folder: Path) -> Path:
+    tokenizer = character_tokenizer()
+    build_llama(ArchitectureSettings(layers=1, width=16, heads=2, mlp=32), tokenizer, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_model_may_be_a_folder(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    settings = run(f"model={folder}", "plan=guessable")
+    assert settings.model.path == str(folder) and settings.model.mixture == {}
+
+
+def test_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (line,) = mistakes(f"model={tmp_path}")
+    assert line.startswith("model.path: ") and "config.json" in line
+    (line,) = mistakes("model=/nowhere/at/all")
+    assert line.startswith("model: '/nowhere/at/all' is neither a folder nor a preset")
+
+
+def test_proxy_of_a_folder_needs_a_small_base(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    (line,) = mistakes(f"model={folder}", "variant=proxy", "plan=guessable")
+    assert line.startswith("model.expert_path: the proxy needs a small base")
+
+
+@pytest.mark.parametrize("plan", [plan for plan in presets("plan") if plan != "gsm8k"])
+@pytest.mark.parametrize("variant", presets("variant"))
+def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
+    for experiment in presets("experiment"):
+        settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
+        assert (settings.plan, settings.variant.name) == (plan, variant)
+
+
+def test_missing_data_file_is_named_by_its_setting() -> None:
+    (line,) = mistakes("plan=gsm8k", "phase.gsm8k.domain.path=/nowhere/train.jsonl")
+    assert line.startswith("phase.gsm8k.domain.path: ") and "/nowhere/train.jsonl" in line
+
+
+def leaves(cls: type, path: str = "") -> list[tuple[str, dataclasses.Field[Any]]]:
+    hints, found = get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        hint, name = hints[field.name], f"{path}{field.name}"
+        inner = next((item for item in get_args(hint) if dataclasses.is_dataclass(item)), None)
+        if dataclasses.is_dataclass(hint):
+            found += leaves(hint, f"{name}.")
+        elif inner is not None:
+            found += leaves(inner, f"{name}.NAME.")
+        else:
+            found.append((name, field))
+    return found
+
+
+@pytest.mark.parametrize("job", ["run", "compare", "pretrain"])
+def test_help_tells_every_setting_with_its_meaning(job: str) -> None:
+    lines = help_text(job, "Meaning.").splitlines()
+    for name, field in leaves(RunSettings):
+        assert [line for line in lines if line.startswith(f"  {name}=") and line.endswith(field.metadata["meaning"])]
