@@ -28,6 +28,9 @@ class DifficultyActor:
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         return self._table.observe(successes, step)
 
+    def estimates(self) -> list[dict[str, Any]]:
+        return self._table.estimates()
+
     def snapshot(self) -> Mapping[str, Any]:
         return self._table.snapshot()
 
@@ -49,6 +52,9 @@ class DifficultyClient:
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         return ray.get(self._actor.observe.remote(dict(successes), step))
+
+    def estimates(self) -> list[dict[str, Any]]:
+        return ray.get(self._actor.estimates.remote())
 
     def snapshot(self) -> Mapping[str, Any]:
         return ray.get(self._actor.snapshot.remote())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from jobs.cell import Cell, execute
 from jobs.driver import Shared
 
 log = logging.getLogger("ductile")
+# Tune's own handler would end the grid quietly on Ctrl-C and call the runs that go on failed.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 
 @ray.remote(num_cpus=0)

@@ -19,7 +19,7 @@ from ductile.checkpoint import write_text
 from ductile.config import BranchSettings, RunSettings
 from ductile.difficulty.service import DifficultyTable
 from ductile.identity import Identity
-from ductile.metrics import check_declared
+from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, ResolveDomain, make_phase, make_plan, require_problems
 from ductile.ports import (
     DifficultyService,
@@ -99,6 +99,7 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 _probe_inside(settings, ports, state, policy)
             if state.step % settings.checkpoint_every == 0 and state.step < phase.steps:
                 save()
+        ports.tracker.artifact(f"difficulty/{segment(phase.name)}.json", json.dumps(ports.difficulty.estimates()))
         state.phase, state.step = state.phase + 1, 0
         _probe(settings, variant, plan, ports, state, policy, identity)
         save()

@@ -126,6 +126,9 @@ class DifficultyService(Protocol):
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         """Problem id -> (successes, judged completions). Returns metrics: calibration, age, uncertainty, band share."""
 
+    def estimates(self) -> list[dict[str, Any]]:
+        """What is believed of each problem of the phase's pool now: id, mean, uncertainty, age in steps, visits."""
+
     def snapshot(self) -> Mapping[str, Any]:
         """Everything, as plain values (lists, numbers, text) that `restore` takes."""
 

@@ -127,5 +127,7 @@ def test_difficulty_actor_answers_as_the_table_does() -> None:
     for service in (client, table):
         service.start_phase(ids)
         chosen = service.select(4, 0, 7)
-        answers.append((chosen, service.observe({id: (1, 4) for id in chosen}, 0), service.snapshot()))
+        answers.append(
+            (chosen, service.observe({id: (1, 4) for id in chosen}, 0), service.estimates(), service.snapshot())
+        )
     assert answers[0] == answers[1]

@@ -133,3 +133,14 @@ def test_snapshot_of_another_estimator_is_refused() -> None:
     made = table()
     with pytest.raises(ValueError, match=r"'counts'.*difficulty\.estimator is 'beta'"):
         made.restore({**made.snapshot(), "estimator": "counts"})
+
+
+def test_each_estimate_says_how_certain_and_how_old_it_is() -> None:
+    made = table(["a", "b"], prior=(1.0, 1.0), drift=0.0)
+    made.observe({"a": (3, 4)}, 0)
+    made.observe({}, 1)
+    a, b = made.estimates()
+    # Beta(1 + 3, 1 + 1): mean 4/6, variance 4 * 2 / (6^2 * 7)
+    assert (a["id"], a["age"], a["visits"]) == ("a", 2, 1)
+    assert a["mean"] == pytest.approx(4 / 6) and a["uncertainty"] == pytest.approx((8 / 252) ** 0.5)
+    assert (b["id"], b["age"], b["visits"], b["mean"]) == ("b", 2, 0, 0.5)

@@ -71,6 +71,13 @@ class DifficultyTable:
             self._visits[rows] += 1
         return metrics | self._describe(self._estimator.predict(self._pool, now))
 
+    def estimates(self) -> list[dict[str, Any]]:
+        """What is believed of each problem of the phase's pool now: id, mean, uncertainty, age in steps, visits."""
+        pool = self._estimator.predict(self._pool, self._next)
+        columns = (pool.mean.tolist(), pool.uncertainty.tolist(), pool.age.tolist(), self._visits[self._pool].tolist())
+        names = ("id", "mean", "uncertainty", "age", "visits")
+        return [dict(zip(names, row, strict=True)) for row in zip(self._ids, *columns, strict=True)]
+
     def snapshot(self) -> Mapping[str, Any]:
         """Everything, as plain values; `restore` on a table of the same settings goes on exactly from here."""
         return {
