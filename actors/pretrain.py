@@ -12,13 +12,13 @@ from ductile.settings import as_plain
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def build_model(settings: ModelSettings, which: str, cache: str, threads: int, tracker: Any) -> str:
+def build_model(settings: ModelSettings, which: str, cache: str, tracker: Any) -> str:
     """The folder of the base or of the proxy's small base: as set, from the cache, or trained now and logged."""
     import torch
 
     from ductile.pretrain import ensure_model, model_key
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # so that the model does not depend on the machine's number of cores
     architecture = settings.base if which == "base" else settings.expert
     run_id = None
 

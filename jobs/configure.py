@@ -9,7 +9,7 @@ may be a list, and a value that only some of its runs have (`phase.hard.steps`, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -262,18 +262,24 @@ def _mistakes(settings: RunSettings) -> list[str]:
                 "give the Hugging Face folder of a smaller model of the family"
             )
     given = {name: folder for name, folder in folders.items() if folder}
-    try:
-        for name, folder in given.items():
-            check_folder(folder, name)
-        if len(given) > 1:
-            check_same_tokenizer(list(given.values()))
-    except SettingsError as error:
-        problems += error.problems
+    wrong = [line for name, folder in given.items() for line in _complaints(check_folder, folder, name)]
+    if not wrong and len(given) > 1:
+        wrong = _complaints(check_same_tokenizer, list(given.values()))
+    problems += wrong
     if not settings.model.path and not settings.model.mixture:
         problems.append(
             "model.mixture: empty, and no model.path is set; name a preset with model=small or give a folder"
         )
     return problems
+
+
+def _complaints(check: Callable[..., None], *arguments: Any) -> list[str]:
+    """What a check that raises says."""
+    try:
+        check(*arguments)
+    except SettingsError as error:
+        return list(error.problems)
+    return []
 
 
 def _raise(problems: Iterable[str]) -> None:
@@ -287,10 +293,7 @@ def _raise_with_values(problems: Iterable[str], values: Values) -> None:
     lines = list(problems)
     if not lines:
         return
-    try:
-        build(RunSettings, Request({}, tuple(values)).nested())
-    except SettingsError as error:
-        lines += error.problems
+    lines += _complaints(lambda: build(RunSettings, Request({}, tuple(values)).nested()))
     _raise(lines)
 
 

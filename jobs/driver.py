@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
@@ -46,6 +48,9 @@ def main(job: Callable[[], int]) -> None:
     except (SettingsError, WrongCheckpoint, TrackingError) as error:
         print(error, file=sys.stderr)
         code = 2 if isinstance(error, SettingsError) else 1
+    except RayActorError as error:
+        print(f"an actor that the job cannot do without died; the same command goes on: {error}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the latest checkpoints", file=sys.stderr)
         code = 130
@@ -61,27 +66,37 @@ def start(settings: RunSettings) -> Iterator[Any]:
     _start_ray(settings)
     uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
-        tracker = TrackerActor.remote(uri, settings.tracking.experiment, str(Path(settings.output) / "lost-metrics"))
+        # On this node: its database and the folder for lost metrics are paths here.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        spill = str(Path(settings.output) / "lost-metrics")
+        tracker = TrackerActor.options(scheduling_strategy=here).remote(uri, settings.tracking.experiment, spill)
         ray.get(tracker.ready.remote())
         try:
             with watch(tracker):
                 yield tracker
         finally:
-            for row in ray.get(tracker.live.remote()):
-                if row["status"] == "RUNNING":
-                    ray.get(tracker.finish.remote(row["run_id"], "KILLED"))
-            health = ray.get(tracker.close.remote())
-            if health["lost"] or health["spilled"] or health["refused"]:
-                log.error("MLflow did not take everything: %s; see %s/lost-metrics", health, settings.output)
+            _close(tracker, spill)
     finally:
         ray.shutdown()
+
+
+def _close(tracker: Any, spill: str) -> None:
+    try:
+        for row in ray.get(tracker.live.remote()):
+            if row["status"] == "RUNNING":
+                ray.get(tracker.finish.remote(row["run_id"], "KILLED"))
+        health = ray.get(tracker.close.remote())
+    except RayActorError:
+        log.error("the tracker died: MLflow lacks what its queue held, and runs that went on still say RUNNING")
+        return
+    if health["lost"] or health["spilled"] or health["refused"]:
+        log.error("MLflow did not take everything: %s; see %s", health, spill)
 
 
 def share(settings: RunSettings, tracker: Any, needs_expert: bool, runs: int) -> Shared:
     """Build the base models that are missing, then start the rollout actors for so many runs at a time."""
     names = ["base", "expert"] if needs_expert else ["base"]
-    threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(names))
-    built = ray.get([build_model.remote(settings.model, name, settings.cache, threads, tracker) for name in names])
+    built = ray.get([build_model.remote(settings.model, name, settings.cache, tracker) for name in names])
     gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
     pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus)
     return Shared(tracker, Path(built[0]), Path(built[-1]), pool)

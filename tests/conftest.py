@@ -1,4 +1,4 @@
-"""Property tests without a time limit per example, and one torch thread, so that results do not depend on the machine."""
+"""Property tests without a time limit per example; one torch thread, so that results do not depend on the machine."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -98,10 +99,8 @@ def test_hanging_actor_is_replaced_after_the_time_limit(policy: PolicyRef, probl
     try:
         assert texts(pool.generate(policy, problems, SAMPLING)) == expected
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(stopped, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def test_actors_that_are_gone_for_good_fail_the_call_by_name(policy: PolicyRef, problems: list) -> None:
@@ -128,6 +127,6 @@ def test_difficulty_actor_answers_as_the_table_does() -> None:
         service.start_phase(ids)
         chosen = service.select(4, 0, 7)
         answers.append(
-            (chosen, service.observe({id: (1, 4) for id in chosen}, 0), service.estimates(), service.snapshot())
+            (chosen, service.observe(dict.fromkeys(chosen, (1, 4)), 0), service.estimates(), service.snapshot())
         )
     assert answers[0] == answers[1]

@@ -30,7 +30,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.ndim > 1:
-                        parameter *= 6
+                        parameter.mul_(6)
             folders[seed] = tmp_path_factory.mktemp("llama") / f"seed-{seed}"
             model.save_pretrained(folders[seed])
             tokenizer.save_pretrained(folders[seed])

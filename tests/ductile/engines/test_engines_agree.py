@@ -1,4 +1,4 @@
-"""PyTorch and DeepSpeed at every ZeRO stage make one and the same update: alone, resumed, and on two ranks over gloo."""
+"""PyTorch and DeepSpeed at every ZeRO stage make the same update: alone, resumed, and on two ranks over gloo."""
 
 from __future__ import annotations
 

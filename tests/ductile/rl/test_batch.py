@@ -93,7 +93,9 @@ def test_weighted_sums_over_ranks_are_those_of_the_whole_batch(batch: Batch, max
         for rank in range(world)
         for micro in micro_batches(batch, max_tokens, rank=rank, world=world)
     )
-    expected = sum(float(row.behaviour_logps.astype(np.float64).sum()) * row.weight * row.advantage for row in batch.rows)
+    expected = sum(
+        float(row.behaviour_logps.astype(np.float64).sum()) * row.weight * row.advantage for row in batch.rows
+    )
     assert total == pytest.approx(expected, rel=1e-5, abs=1e-2)
 
 

@@ -127,9 +127,7 @@ def test_low_drift_minimises_a_kl_to_its_anchor(anchor: str) -> None:
     objective = variant_of("low_drift", anchor=anchor, kl_estimator="k2").objective(
         ObjectiveSettings(clip_low=0.1, clip_high=0.4, entropy=0.01)
     )
-    assert objective == Objective(
-        clip_low=0.1, clip_high=0.4, kl=0.3, kl_estimator="k2", anchor=anchor, entropy=0.01
-    )
+    assert objective == Objective(clip_low=0.1, clip_high=0.4, kl=0.3, kl_estimator="k2", anchor=anchor, entropy=0.01)
 
 
 @pytest.mark.parametrize("name", ["parameter_only", "proxy"])
@@ -176,9 +174,7 @@ def test_row_holds_its_prompt_completion_and_advantage() -> None:
         ("constant", [1 / (5 * 8)] * 3),
     ],
 )
-def test_weights_count_every_judged_completion_and_no_other(
-    name: str, length_norm: str, expected: list[float]
-) -> None:
+def test_weights_count_every_judged_completion_and_no_other(name: str, length_norm: str, expected: list[float]) -> None:
     rows = variant_of(name).batch([MIXED, SILENT], settings_of(length_norm)).rows
     assert [row.weight for row in rows[:3]] == pytest.approx(expected)
 

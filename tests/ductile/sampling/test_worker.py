@@ -1,0 +1,62 @@
+"""What a worker keeps loaded saves time and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from ductile.models.load import load_tokenizer
+from ductile.ports import Composition, Member, PolicyRef, Sampling
+from ductile.problem import Problem
+from ductile.sampling import worker
+from ductile.sampling.worker import LocalPool
+
+SAMPLING = Sampling(seed=0, stream="s", samples=2, max_tokens=6)
+PROBLEMS = [Problem(prompt, "none", 1, prompt, "") for prompt in ("s12>1:", "abc")]
+
+
+def composition_of(folder: str) -> Composition:
+    return Composition((Member("policy", folder, 1.0),), "policy")
+
+
+def answers(pool: LocalPool, ref: PolicyRef) -> list[list[int]]:
+    return [c.tokens.tolist() for group in pool.generate(ref, PROBLEMS, SAMPLING) for c in group.completions]
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+def test_policy_answers_alike_whatever_the_worker_answered_before(
+    tiny_llama: Callable[[int], str], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "KEPT_POLICIES", kept)
+    composition, pool = composition_of(tiny_llama(0)), LocalPool("float32")
+    states = [AutoModelForCausalLM.from_pretrained(tiny_llama(seed)).state_dict() for seed in (1, 2)]
+    refs = [PolicyRef(composition, weights, 0) for weights in (None, *(pool.publish(state) for state in states))]
+    refs.append(PolicyRef(composition_of(tiny_llama(3)), None, 0))
+    fresh = [answers(LocalPool("float32"), ref) for ref in refs]
+    assert len({str(each) for each in fresh}) == 4
+    for number in (0, 1, 2, 3, 1, 0, 2, 1, 3, 0):
+        assert answers(pool, refs[number]) == fresh[number]
+
+
+def test_published_weights_answer_as_a_folder_that_holds_them(tiny_llama: Callable[[int], str]) -> None:
+    pool = LocalPool("float32")
+    published = pool.publish(AutoModelForCausalLM.from_pretrained(tiny_llama(1)).state_dict())
+    from_folder = answers(pool, PolicyRef(composition_of(tiny_llama(1)), None, 0))
+    assert answers(pool, PolicyRef(composition_of(tiny_llama(0)), published, 3)) == from_folder
+
+
+def test_weights_changed_after_publishing_do_not_reach_the_policy(tiny_llama: Callable[[int], str]) -> None:
+    pool = LocalPool("float32")
+    state = AutoModelForCausalLM.from_pretrained(tiny_llama(1)).state_dict()
+    ref = PolicyRef(composition_of(tiny_llama(0)), pool.publish(state), 0)
+    for tensor in state.values():
+        tensor.zero_()
+    assert answers(pool, ref) == answers(pool, PolicyRef(composition_of(tiny_llama(1)), None, 0))
+
+
+def test_completions_carry_the_policys_version(tiny_folder: str) -> None:
+    groups = LocalPool("float32").generate(PolicyRef(composition_of(tiny_folder), None, 17), PROBLEMS, SAMPLING)
+    assert {c.policy_version for group in groups for c in group.completions} == {17}
+    assert groups[0].prompt_tokens.tolist() == load_tokenizer(tiny_folder)("s12>1:")["input_ids"]
