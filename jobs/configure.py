@@ -273,7 +273,7 @@ def _mistakes(settings: RunSettings) -> list[str]:
     return problems
 
 
-def _complaints(check: Callable[..., None], *arguments: Any) -> list[str]:
+def _complaints(check: Callable[..., object], *arguments: Any) -> list[str]:
     """What a check that raises says."""
     try:
         check(*arguments)

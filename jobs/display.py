@@ -27,7 +27,6 @@ class Watch:
     def __init__(self, total: int = 0) -> None:
         self.total = total
         self._began: dict[str, tuple[float, int]] = {}  # run -> when it was first seen stepping, and at which step
-        self._took: dict[str, float] = {}
 
     def rows(self, live: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
         """The runs that go on, each with the seconds it has left (None while unknown)."""
@@ -83,7 +82,9 @@ def _live(tracker: Any, done: threading.Event, console: Console) -> None:
 def _plain(tracker: Any, done: threading.Event) -> None:
     told: dict[str, tuple[Any, ...]] = {}
     when: dict[str, float] = {}
-    while not done.wait(REFRESH_S):
+    over = False
+    while not over:
+        over = done.wait(REFRESH_S)  # then one more look, for how the last runs ended
         live, now = _ask(tracker), time.monotonic()
         if live is None:
             continue

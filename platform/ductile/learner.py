@@ -40,16 +40,28 @@ class Diverged(RuntimeError):
 class PolicyLearner:
     """Implements `ports.Learner`. With several ranks each holds one; all are called alike."""
 
-    def __init__(self, settings: RunSettings, composition: Composition, objective: Objective, lr: float) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        composition: Composition,
+        objective: Objective,
+        lr: float,
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """`start`: the trainable member's first weights; those in its folder when it is None."""
         self.version = 0
         self.composition = composition
         self._settings, self._objective, self._lr = settings, objective, lr
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
+        if start is not None:  # before the engine is made: ZeRO 3 leaves nothing that a state dict could be copied into
+            self._policy.load_trainable(start)
         self._anchor = None
         if objective.anchor:
             self._anchor = ComposedPolicy.load(composition, settings.model.dtype).to(device).requires_grad_(False)
         self._engine = make_engine(self._policy.trainable, settings.learner, lr)
+        # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
+        self._names = [name for name, _ in self._policy.trainable.named_parameters()]
         self._base = self._engine.weights()
         self._weights = self._base
 
@@ -65,7 +77,9 @@ class PolicyLearner:
         metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
         if batch.rows:
             metrics |= self._train(batch)
-        metrics["learner/weight_drift_rms"] = rms_distance(self._weights, self._base)
+        metrics["learner/weight_drift_rms"] = rms_distance(
+            self._parameters(self._weights), self._parameters(self._base)
+        )
         return metrics | {"learner/seconds": time.monotonic() - started}
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -79,8 +93,8 @@ class PolicyLearner:
 
     def branch(self) -> PolicyLearner:
         """A learner that starts from these weights with a fresh optimizer."""
-        other = PolicyLearner(self._settings, self.composition, self._objective, self._lr)
-        other._begin_from(self._weights)
+        other = PolicyLearner(self._settings, self.composition, self._objective, self._lr, self._weights)
+        other._base = self._base
         return other
 
     def save(self, folder: Path) -> None:
@@ -100,10 +114,8 @@ class PolicyLearner:
         self.version = json.loads((folder / "learner.json").read_text())["version"]
         self._weights = self._engine.weights()
 
-    def _begin_from(self, weights: Mapping[str, Tensor]) -> None:
-        self._policy.load_trainable(weights)
-        self._engine = make_engine(self._policy.trainable, self._settings.learner, self._lr)
-        self._weights = self._engine.weights()
+    def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: weights[name] for name in self._names}
 
     def _train(self, batch: Batch) -> dict[str, float]:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -129,7 +141,7 @@ class PolicyLearner:
             "learner/clip_share": last["clipped"] / last["tokens"],
             "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
-            "learner/update_norm": distance(self._weights, before),
+            "learner/update_norm": distance(self._parameters(self._weights), self._parameters(before)),
         }
         if self._anchor:
             metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]

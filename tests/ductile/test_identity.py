@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ductile.config import ClusterSettings, PhaseSettings, RunSettings
+from ductile.config import ClusterSettings, PhaseSettings, ProbeSettings, RunSettings, SkillSettings
 from ductile.identity import identify
 
 
@@ -55,3 +55,21 @@ def test_another_model_in_the_same_folder_is_another_run(model: Path) -> None:
     before = identify(SETTINGS, [model])
     (model / "model.safetensors").write_bytes(b"other weights")
     assert identify(SETTINGS, [model]) != before
+
+
+@pytest.mark.parametrize("place", ["phase", "probe"])
+def test_rows_that_changed_in_the_same_file_are_another_run(model: Path, tmp_path: Path, place: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("a")
+    domain = {"name": "jsonl", "path": str(rows)}
+    settings = (
+        replace(SETTINGS, phase={"hard": PhaseSettings(domain=domain)})
+        if place == "phase"
+        else replace(SETTINGS, probe=ProbeSettings(prior={"maths": SkillSettings(domain)}))
+    )
+    before = identify(settings, [model])
+    assert identify(settings, [model]) == before
+    rows.write_text("other rows")
+    after = identify(settings, [model])
+    assert after.run != before.run
+    assert (after.start == before.start) == (place == "phase")  # the untouched beginning does not know the plan

@@ -259,21 +259,31 @@ def test_distances_by_hand() -> None:
     assert distance(a, a) == 0.0
 
 
+def arrays(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """As float64, each weight once: the output layer is the embedding by another name."""
+    assert torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
+    return {name: tensor.double().numpy().copy() for name, tensor in weights.items() if name != "lm_head.weight"}
+
+
+def squares(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    return math.fsum(float(((one[name] - other[name]) ** 2).sum()) for name in one)
+
+
 def test_update_norm_is_of_this_step_and_weight_drift_from_the_base(make: Make) -> None:
     learner = make()
-    base = {name: tensor.double().numpy() for name, tensor in copied(learner.weights()).items()}
+    base = arrays(learner.weights())
     metrics, weights = {}, [base]
     for stream in "ab":
         metrics = learner.update(batch_of(learner, stream))
-        weights.append({name: tensor.double().numpy() for name, tensor in learner.weights().items()})
-
-    def squares(one: dict[str, Any], other: dict[str, Any]) -> float:
-        return math.fsum(float(((one[name] - other[name]) ** 2).sum()) for name in one)
-
+        weights.append(arrays(learner.weights()))
     count = sum(tensor.size for tensor in base.values())
     assert metrics["learner/update_norm"] == pytest.approx(math.sqrt(squares(weights[2], weights[1])), rel=1e-9)
     assert metrics["learner/weight_drift_rms"] == pytest.approx(math.sqrt(squares(weights[2], base) / count), rel=1e-9)
     assert squares(weights[2], weights[1]) != pytest.approx(squares(weights[2], base), rel=0.1)
+
+    branch = learner.branch()
+    drift = branch.update(batch_of(branch, "c"))["learner/weight_drift_rms"]
+    assert drift == pytest.approx(math.sqrt(squares(arrays(branch.weights()), base) / count), rel=1e-9)
 
 
 def test_gradient_that_is_not_finite_stops_the_run_and_names_the_learning_rate(make: Make) -> None:

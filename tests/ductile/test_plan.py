@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from ductile.config import (
     SkillSettings,
 )
 from ductile.domains import make_domain
-from ductile.plan import check, make_phase, make_plan
+from ductile.plan import check, make_phase, make_plan, require_problems
+from ductile.settings import SettingsError
 
 SUMS = {"name": "chain_sum"}
 WORDS = {"name": "strings", "operation": "reverse"}
@@ -152,3 +154,79 @@ def test_branch_on_a_domain_of_the_plan_is_a_mistake(options: dict[str, Any]) ->
 
 def test_empty_branch_is_no_mistake() -> None:
     assert changed(probe=replace(SETTINGS.probe, branch=BranchSettings())) == []
+
+
+def test_pool_that_a_step_would_ask_twice_is_a_mistake() -> None:
+    branch = replace(SETTINGS.probe.branch, pool=7)
+    lines = changed(phase={"hard": replace(PHASE, pool=15)}, probe=replace(SETTINGS.probe, branch=branch))
+    assert [line.split(":")[0] for line in lines] == ["phase.hard.pool", "probe.branch.pool"]
+    assert lines[0].startswith("phase.hard.pool: 15 is less than rollout.groups (16)")
+    assert lines[0].endswith("allowed: at least 16")
+    assert changed(phase={"hard": replace(PHASE, pool=16)}) == []
+
+
+def test_pool_of_a_branch_that_is_not_run_does_not_matter() -> None:
+    assert changed(probe=replace(SETTINGS.probe, branch=BranchSettings(pool=1))) == []
+
+
+def test_too_few_problems_for_a_step_are_counted_by_level() -> None:
+    phase = make_phase("p", replace(PHASE, levels=(4, 6), pool=5), 0, make_domain, "phase.p")
+    require_problems(phase, 5, "phase.p")
+    with pytest.raises(SettingsError) as caught:
+        require_problems(phase, 6, "phase.p")
+    [line] = caught.value.problems
+    assert line.startswith("phase.p: the train split of chain_sum")
+    assert "gives 5 different problems (3 at level 4, 2 at level 6), but rollout.groups is 6" in line
+
+
+def test_level_listed_twice_is_a_mistake() -> None:
+    lines = changed(
+        phase={"hard": replace(PHASE, levels=(4, 6, 4))},
+        probe=replace(SETTINGS.probe, prior={"words": SkillSettings(WORDS, (3, 3))}),
+    )
+    assert [line.split(" is listed")[0] for line in lines] == ["phase.hard.levels: 4", "probe.prior.words.levels: 3"]
+
+
+@pytest.mark.parametrize("group", ["phase", "prior", "neutral"])
+def test_names_that_would_write_to_the_same_metrics_are_a_mistake(group: str) -> None:
+    names = ("a b", "a_b", "a c")
+    if group == "phase":
+        [line] = changed(phase=dict.fromkeys(names, PHASE))
+        assert line == "phase.a_b: it and phase.a b are both 'a_b' in metric names; rename one"
+    else:
+        [line] = changed(probe=replace(SETTINGS.probe, **{group: dict.fromkeys(names, SkillSettings(WORDS, (3,)))}))
+        assert line.startswith(f"probe.{group}.a_b: it and probe.{group}.a b")
+
+
+def test_same_name_in_two_groups_is_no_mistake() -> None:
+    skills = {"first": SkillSettings(WORDS, (3,))}
+    assert changed(probe=replace(SETTINGS.probe, prior=skills, neutral=skills)) == []
+
+
+@pytest.mark.parametrize(
+    ("formats", "line"),
+    [
+        (
+            {"trace": 0.5, "runing": 0.5},
+            "model.mixture.m.formats.runing: unknown format 'runing'; allowed: direct, running, trace "
+            "(did you mean running?)",
+        ),
+        ({}, "model.mixture.m.formats: {} gives no format a share; give at least one of: running, trace, direct"),
+        (
+            {"trace": 0.0},
+            "model.mixture.m.formats: {'trace': 0.0} gives no format a share; give at least one of: "
+            "running, trace, direct",
+        ),
+    ],
+)
+def test_formats_that_the_domain_cannot_write_are_a_mistake(formats: dict[str, float], line: str) -> None:
+    mixture = {"m": MixtureSettings(domain=SUMS, levels=(4,), formats=formats)}
+    assert changed(model=ModelSettings(mixture=mixture)) == [line]
+
+
+def test_base_is_trained_on_worked_solutions_alone(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    rows = {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}
+    mixture = {"m": MixtureSettings(domain=rows, formats={"direct": 1.0})}
+    [line] = changed(model=ModelSettings(mixture=mixture))
+    assert line.startswith("model.mixture.m.domain: jsonl(") and "has no worked solutions" in line

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from ductile.config import ArchitectureSettings, ModelSettings, PretrainSettings
 from ductile.domains.base import split_of
@@ -106,6 +109,22 @@ def test_checkpoint_is_the_start_of_the_steps_after_it(tmp_path: Path, monkeypat
             assert prompt.tolist() == same_prompt.tolist() and completion.tolist() == same_completion.tolist()
 
 
+def test_two_that_want_the_same_model_train_it_once(tmp_path: Path) -> None:
+    """The second asks while the first is at its first step, which lasts until the second has had time to train too."""
+    calls: list[Future[Path]] = []
+    with ThreadPoolExecutor() as pool:
+
+        def ask_again(step: int, metrics: dict[str, float]) -> None:
+            if step == 0:
+                calls.append(pool.submit(ensure_model, settings_of(), "base", tmp_path, refuse))
+                time.sleep(0.5)
+                assert not calls[0].done()  # it waits
+
+        first = ensure_model(settings_of(), "base", tmp_path, ask_again)
+        assert calls[0].result(timeout=30) == first
+    assert (first / "model.safetensors").exists()
+
+
 def test_model_in_the_cache_is_used_without_training(trained: Path) -> None:
     before = weights_in(trained)
     assert ensure_model(settings_of(), "base", trained.parents[1], refuse) == trained
@@ -125,6 +144,43 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     ensure_model(settings, "base", tmp_path, lambda step, metrics: losses.update({step: metrics["pretrain/loss"]}))
     assert losses[0] == pytest.approx(math.log(len(character_tokenizer())), abs=0.3)  # all tokens as likely
     assert losses[25] < losses[0] - 0.5
+
+
+def test_weights_are_those_of_a_plain_loop_with_schedule_clip_and_decay_of_matrices_alone(tmp_path: Path) -> None:
+    """AdamW (arXiv 1711.05101) written out, on one batch a step."""
+    settings = settings_of(pretrain={"clip": 0.3, "weight_decay": 0.5, "lr": 1e-2, "steps": 5})
+    trained = weights_in(ensure_model(settings, "base", tmp_path, quiet))
+    options, tokenizer = settings.pretrain, character_tokenizer()
+    model = build_llama(settings.base, tokenizer, options.seed)
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    batches = _batches(_sources(settings.mixture), options, tokenizer, 0)
+    rates = [0.5, 1.0, 1.0, 0.1 + 0.45 * 1.5, 0.1 + 0.45 * 0.5]  # two steps of warm-up, then cos of 0, 60, 120 degrees
+    for step, rate in enumerate(rates):
+        model.zero_grad()
+        mean_cross_entropy(model, next(batches)).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
+        assert norm > options.clip  # so that clipping acts
+        for name, parameter in model.named_parameters():
+            gradient = gradients[name] * options.clip / norm
+            first, second = moments[name]
+            first.mul_(0.9).add_(0.1 * gradient)
+            second.mul_(0.98).add_(0.02 * gradient**2)
+            change = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.98 ** (step + 1))).sqrt() + 1e-8)
+            decay = 0.5 if parameter.ndim > 1 else 0.0
+            parameter.data -= 1e-2 * rate * (change + decay * parameter.data)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(trained[name], parameter, rtol=0, atol=2e-5), name
+
+
+def mean_cross_entropy(model: LlamaForCausalLM, rows: list[Pair]) -> torch.Tensor:
+    """Over the completions' tokens, by a forward pass on each sequence alone."""
+    logps = []
+    for prompt, completion in rows:
+        ids = torch.tensor([[*prompt.tolist(), *completion.tolist()]])
+        predicted = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
+        logps += [predicted[at - 1, ids[0, at]] for at in range(len(prompt), ids.shape[1])]
+    return -torch.stack(logps).mean()
 
 
 def test_expert_is_another_model_of_its_own_size(trained: Path, tmp_path: Path) -> None:
@@ -204,12 +260,7 @@ def test_gradient_of_the_micro_batches_is_that_of_one_cross_entropy_over_all_com
     model, reference = (build_llama(ArchitectureSettings(**TINY), tokenizer, 0) for _ in range(2))
     loss = _backward(model, rows)
 
-    logps = []
-    for prompt, completion in rows:
-        ids = torch.tensor([[*prompt.tolist(), *completion.tolist()]])
-        predicted = torch.log_softmax(reference(input_ids=ids).logits[0], dim=-1)
-        logps += [predicted[at - 1, ids[0, at]] for at in range(len(prompt), ids.shape[1])]
-    expected = -torch.stack(logps).mean()
+    expected = mean_cross_entropy(reference, rows)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for (name, parameter), other in zip(model.named_parameters(), reference.parameters(), strict=True):

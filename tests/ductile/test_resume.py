@@ -147,6 +147,35 @@ def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(mo
     assert {step for step, name in resumed.logged if name == "learner/loss"} == {4, 5}
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"name": "low_drift", "kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"},
+        {"name": "proxy", "alpha": 1.0},
+    ],
+)
+@pytest.mark.parametrize("lost", ["train/0/2", "train/1/1", "train/1/2"])  # checkpoints: after 0/1, the phase, and 1/1
+def test_lost_call_of_the_pool_is_made_up_from_the_last_checkpoint(variant, lost, model, tmp_path, monkeypatch) -> None:
+    quick = {"probes": ["retention"], "prior": TWO_PHASES["probe"]["prior"], "problems": 3, "every": 1}
+    phase = {**TWO_PHASES["phase"], "hard": {**TWO_PHASES["phase"]["hard"], "steps": 3}}
+    wanted = settings(variant=variant, probe=quick, phase=phase, checkpoint_every=2)
+    generate = LocalPool.generate
+
+    def lose(self: LocalPool, policy: Any, problems: Any, sampling: Any) -> Any:
+        if sampling.stream == lost:
+            raise Interrupted
+        return generate(self, policy, problems, sampling)
+
+    expected, whole_ports = start(wanted, model, tmp_path / "whole", MemoryTracker())
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(LocalPool, "generate", lose)
+        start(wanted, model, tmp_path / "cut", MemoryTracker())
+    boundaries, ports = start(wanted, model, tmp_path / "cut", MemoryTracker())
+    assert without_times(boundaries) == without_times(expected)
+    for name, tensor in whole_ports.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
 def test_finished_run_returns_what_it_measured_and_trains_nothing(model, tmp_path) -> None:
     first, _ = start(settings(), model, tmp_path, MemoryTracker())
     tracker = MemoryTracker()
@@ -203,6 +232,17 @@ def test_branch_from_the_untouched_base_is_measured_once(model, tmp_path) -> Non
     boundaries, _ = start(settings(phase={}), model, tmp_path / "b", MemoryTracker())
     assert boundaries[0]["metrics"]["plasticity/branch_end"] == 0.5
     assert value["pass_rates"] != marked["pass_rates"]
+
+
+def test_remembered_branch_is_the_one_that_would_be_measured(whole, model, tmp_path) -> None:
+    expected, _, _ = whole  # measured in a folder without a memory
+    start(settings(phase={}), model, tmp_path / "other", MemoryTracker())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "other" / "memory").rename(tmp_path / "mine" / "memory")
+    tracker = MemoryTracker(stop_at=1)
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path / "mine", tracker)
+    assert without_times(json.loads(tracker.artifacts["boundaries.json"])) == expected[:1]
 
 
 def test_plan_without_phases_measures_the_base_alone(model, tmp_path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import ductile.config
-from ductile.config import ArchitectureSettings, RunSettings
+from ductile.config import ArchitectureSettings, RunSettings, VariantSettings
 from ductile.domains import make_domain
+from ductile.judge import LocalJudge
 from ductile.learner import make_learner
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
@@ -40,6 +41,30 @@ def test_rewards_are_not_all_zero_outside_the_main_thread(tmp_path) -> None:
     thread.start()
     thread.join()
     assert rewards == [1.0] * len(problems)
+
+
+def test_answer_that_takes_too_long_to_judge_is_not_a_wrong_answer(tmp_path) -> None:
+    rows = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    judge, settings = LocalJudge(), RunSettings()
+    domain = judge.domain({"name": "jsonl", "path": str(tmp_path / "rows.jsonl"), "timeout_s": 1e-9})
+    [problem] = domain.problems(1, "train", 1, 0)
+    texts = ["Answer: 1/3 + 1/3", "no answer", "Answer: 7", "none either"]
+    completions = tuple(
+        Completion(problem.id, i, np.array([5, 1], np.int32), np.array([-1.0, -1.0], np.float32), text, True, 0)
+        for i, text in enumerate(texts)
+    )
+    found: list[JudgedGroup] = []
+    group = Group(problem, np.array([3], np.int32), completions)
+    thread = threading.Thread(target=lambda: found.extend(judge.judge([group])))
+    thread.start()
+    thread.join()
+    assert [verdict.reward for verdict in found[0].verdicts] == [None, 0.0, None, 0.0]
+    metrics = group_statistics(found, "std")
+    assert (metrics["rollout/unjudged_share"], metrics["rollout/format/other"]) == (0.5, 1.0)
+    held = make_variant(VariantSettings("low_drift", kl=0.1, kl_estimator="k3", anchor="base"))
+    kept = held.batch(found, settings).rows  # the KL acts on all rows: those that were judged, and no others
+    assert len(kept) == 2 and sum(row.weight * len(row.completion) for row in kept) == pytest.approx(1.0)
 
 
 def judged(*rewards: float | None) -> JudgedGroup:

@@ -89,6 +89,76 @@ def test_other_forms_than_key_and_value_are_refused(argument: str) -> None:
     assert len(caught.value.problems) == 1 and argument in caught.value.problems[0]
 
 
+def test_sweep_is_told_how_lists_are_written() -> None:
+    with pytest.raises(SettingsError, match=r"variant='\[a,b\]'"):
+        parse(["variant=proxy,low_drift"])
+
+
+def test_unknown_presets_and_wrong_values_are_told_at_once() -> None:
+    lines = mistakes("plan=guesable", "variant=proxi", "phase.hard.steps=0", "rolout.groups=8", "seed=-1", compare=True)
+    assert [line.split(":")[0] for line in lines] == ["plan", "variant", "rolout", "seed", "phase.hard.steps"]
+    assert "did you mean guessable?" in lines[0] and "did you mean proxy?" in lines[1]
+
+
+def test_grid_and_value_mistakes_are_told_at_once() -> None:
+    lines = mistakes("seeds=0", "variant=[proxy,proxy]", "learner.lr=-1", compare=True)
+    assert [line.split(":")[0] for line in lines] == ["seeds", "learner.lr"]
+    lines = mistakes("variant=[proxy,proxy]", "learner.lr=-1", compare=True)
+    assert lines[0] == "variants: proxy is listed twice" and lines[1].startswith("learner.lr: ")
+
+
+def test_unknown_phase_and_wrong_values_are_told_at_once() -> None:
+    lines = mistakes("plan=guessable", "phase.hrd.steps=3", "learner.lr=-1", compare=True)
+    assert [line.split(":")[0] for line in lines] == ["phase.hrd.steps", "learner.lr"]
+
+
+@pytest.mark.parametrize("plan", ["none", "guessable"])
+def test_unknown_phase_of_a_run_is_not_a_new_phase(plan: str) -> None:
+    (line,) = mistakes(f"plan={plan}", "phase.hrd.steps=3")
+    assert line.startswith("phase.hrd.steps: unknown phase 'hrd'; allowed: ")
+    assert line.endswith("(did you mean hard?)" if plan == "guessable" else "none, as the plan has no phase")
+
+
+def test_phase_with_a_domain_may_be_made_on_the_command_line() -> None:
+    settings = run("phase.mine.domain={name: chain_sum}", "phase.mine.levels=[4,5]", "phase.mine.steps=2")
+    assert settings.phase["mine"].levels == (4, 5) and settings.phase["mine"].steps == 2
+
+
+def test_comparison_has_no_single_variant_name_or_list_of_experiments() -> None:
+    (line,) = mistakes("variant.name=proxy", compare=True)
+    assert line.startswith("variant.name: a comparison names its variants in a list")
+    (line,) = mistakes("experiment=[too_hard,none]", compare=True)
+    assert (
+        line
+        == "experiment: ['too_hard', 'none'] is a list; name one preset (a comparison takes lists of variant and plan)"
+    )
+
+
+def test_option_of_another_variant_is_refused_in_a_run() -> None:
+    (line,) = mistakes("variant=parameter_only", "variant.kl=0.1")
+    assert line.startswith("variant.kl: 0.1 is set, but parameter_only does not use it")
+
+
+def test_misspelt_option_of_a_variant_is_named_once_for_all_runs() -> None:
+    (line,) = mistakes("variant.alhpa=0.1", compare=True)
+    assert line.startswith("variant.alhpa: unknown setting 'alhpa'") and line.endswith("(did you mean alpha?)")
+
+
+def test_seeds_belong_to_a_comparison() -> None:
+    (line,) = mistakes("seeds=3")
+    assert line.startswith("seeds: unknown setting 'seeds'") and line.endswith("(did you mean seed?)")
+
+
+def test_reference_to_a_setting_that_is_not_there_is_one_line() -> None:
+    (line,) = mistakes("name=${nowhere}")
+    assert line.startswith("name: ") and "nowhere" in line
+
+
+def test_value_below_a_value_is_one_line() -> None:
+    (line,) = mistakes("seed.deep=3")
+    assert line == "seed: {'deep': 3} is not a whole number; allowed: at least 0"
+
+
 def test_list_where_one_preset_belongs_is_refused() -> None:
     (line,) = mistakes("variant=[parameter_only,proxy]")
     assert line.startswith("variant: ") and "is a list" in line
@@ -114,6 +184,31 @@ def test_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     assert line.startswith("model: '/nowhere/at/all' is neither a folder nor a preset")
 
 
+def test_folder_keeps_what_else_is_said_of_the_model(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "model")
+    assert run(f"model={folder}", "model.dtype=bfloat16").model.dtype == "bfloat16"
+    assert run("model.dtype=bfloat16", f"model={folder}").model.path == str(folder)
+
+
+def test_both_folders_of_the_proxy_are_checked_at_once(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    lines = mistakes(f"model={empty}", f"model.expert_path={empty}", "variant=proxy")
+    assert [line.split(":")[0] for line in lines] == ["model.path", "model.expert_path"]
+
+
+def test_folders_of_the_proxy_must_share_their_tokenizer(tmp_path: Path) -> None:
+    base, expert = saved(tmp_path / "base"), saved(tmp_path / "expert")
+    assert run(f"model={base}", f"model.expert_path={expert}", "variant=proxy").model.expert_path == str(expert)
+    other = character_tokenizer()
+    other.add_tokens(["more"])
+    other.save_pretrained(tmp_path / "other")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "other" / name).write_bytes((expert / name).read_bytes())
+    (line,) = mistakes(f"model={base}", f"model.expert_path={tmp_path / 'other'}", "variant=proxy")
+    assert line.startswith("model.expert_path: the tokenizer in ")
+
+
 def test_proxy_of_a_folder_needs_a_small_base(tmp_path: Path) -> None:
     folder = saved(tmp_path / "model")
     (line,) = mistakes(f"model={folder}", "variant=proxy", "plan=guessable")
@@ -126,6 +221,14 @@ def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
     for experiment in presets("experiment"):
         settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
         assert (settings.plan, settings.variant.name) == (plan, variant)
+
+
+def test_data_of_gsm8k_is_found_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gsm8k").mkdir()
+    file = tmp_path / "gsm8k" / "train.jsonl"
+    file.write_text('{"question": "What is 1 + 1?", "answer": "1 and 1 are 2.\\n#### 2"}\n')
+    monkeypatch.setenv("DUCTILE_DATA", str(tmp_path))
+    assert run("plan=gsm8k").phase["gsm8k"].domain["path"] == str(file)
 
 
 def test_missing_data_file_is_named_by_its_setting() -> None:

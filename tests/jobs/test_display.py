@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from rich.console import Console
 
+from jobs import display
 from jobs.display import Watch, duration, line, table
 
 GOING = {
@@ -63,3 +66,16 @@ def test_table_fits_the_terminal(width: int) -> None:
         console.print(table([GOING], now=0.0))
     assert all(len(text) <= width for text in captured.get().splitlines())
     assert "10/40" in captured.get()
+
+
+def test_plain_lines_tell_how_a_run_ended_even_when_the_job_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = [{**GOING, "status": "FINISHED"}, {**GOING, "run_id": "p", "name": "all", "kind": "compare"}]
+    looks = [None, ended]  # the tracker does not answer the first look
+    monkeypatch.setattr(display, "_ask", lambda tracker: looks.pop(0))
+    monkeypatch.setattr(display, "REFRESH_S", 0.01)
+    done = threading.Event()
+    monkeypatch.setattr(done, "wait", lambda seconds: len(looks) == 1)
+    display._plain(None, done)
+    assert capsys.readouterr().err == "proxy guessable seed 0: finished\n"

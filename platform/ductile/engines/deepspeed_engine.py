@@ -18,6 +18,7 @@ from ductile.engines.base import adamw
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
 import deepspeed
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -44,6 +45,8 @@ class DeepSpeedEngine:
             config=_config(settings, self._world),
             dist_init_required=False,
         )
+        if isinstance(self._engine.optimizer, FP16_UnfusedOptimizer):
+            _forget_first_step(self._engine.optimizer)
         self.module = self._engine
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -75,6 +78,16 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
+
+
+def _forget_first_step(optimizer: FP16_UnfusedOptimizer) -> None:
+    """Undo the step with gradients of zero by which DeepSpeed makes room for the moments in bf16 without ZeRO.
+
+    AdamW would count it: the weights would have decayed once, and the bias correction of the first steps be short by a
+    quarter of the learning rate. No other stage makes it.
+    """
+    optimizer.optimizer.state.clear()
+    optimizer.refresh_fp32_params()
 
 
 def _config(settings: LearnerSettings, world: int) -> dict[str, object]:

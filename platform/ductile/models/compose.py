@@ -20,7 +20,10 @@ from ductile.ports import Composition
 
 
 class ComposedPolicy(nn.Module):
-    """Models that share a tokenizer, added in logit space. Logits beyond the smallest vocabulary are cut off."""
+    """Models that share a tokenizer, added in logit space.
+
+    vocabulary: size of the smallest member's; the logits beyond it are cut off.
+    """
 
     def __init__(self, composition: Composition, models: Sequence[PreTrainedModel]) -> None:
         super().__init__()
@@ -28,6 +31,8 @@ class ComposedPolicy(nn.Module):
         self.members = nn.ModuleDict({m.role: model for m, model in zip(composition.members, models, strict=True)})
         for role, model in self.members.items():
             model.requires_grad_(role == composition.trainable)
+        # Counted once: under ZeRO 3 a weight has no rows between two forward passes.
+        self.vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in models)
 
     @classmethod
     def load(cls, composition: Composition, dtype: str) -> ComposedPolicy:
@@ -38,11 +43,6 @@ class ComposedPolicy(nn.Module):
     def trainable(self) -> PreTrainedModel:
         """The member whose parameters are learned."""
         return self.members[self.composition.trainable]  # type: ignore[return-value]
-
-    @property
-    def vocabulary(self) -> int:
-        """Size of the vocabulary that all members share."""
-        return min(int(model.get_output_embeddings().weight.shape[0]) for model in self._models().values())
 
     @property
     def device(self) -> torch.device:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
 from ductile.settings import SettingsError
@@ -59,11 +59,14 @@ def check_folder(path: str, setting: str) -> None:
         if not list(folder.glob(pattern)):
             raise SettingsError([f"{setting}: {path!r} holds {what}"])
     try:
-        AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         tokenizer = load_tokenizer(path)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # a broken file raises whatever its reader raises, tokenizers' a bare Exception
         reason = str(error).strip().splitlines()
         raise SettingsError([f"{setting}: {path!r} cannot be loaded: {reason[0] if reason else error!r}"]) from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        kind = config.model_type
+        raise SettingsError([f"{setting}: {path!r} holds a model of type {kind!r}, which is no causal language model"])
     if tokenizer.eos_token_id is None:
         raise SettingsError([f"{setting}: {path!r}: the tokenizer has no end-of-sequence token: nothing could end"])
 

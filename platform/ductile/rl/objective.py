@@ -47,7 +47,7 @@ def micro_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of the step's loss, and sums over its tokens that the step's metrics are made of.
 
-    Sums: loss, policy_loss and kl_loss are weighted as the loss is; kl, entropy, clipped, gap and tokens count every
+    Sums: loss and policy_loss are weighted as the loss is; kl, entropy, clipped, gap and tokens count every
     completion token once; ratio_max is a maximum. Each a scalar without gradient.
     """
     inside = micro.padded.completion

@@ -51,8 +51,14 @@ def sample(
     sampling: Sampling,
     version: int,
 ) -> list[Group]:
-    """`sampling.samples` completions of each problem, in order, with the log-probabilities of the same forward pass."""
+    """`sampling.samples` completions of each problem, in order, with the log-probabilities of the same forward pass.
+
+    Raises `ValueError` for a prompt of no tokens: there is nothing that the first token could follow.
+    """
     prompts = [tuple(encode_prompt(tokenizer, problem.prompt)) for problem in problems]
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if not prompt:
+            raise ValueError(f"{problem.id}: its prompt has no tokens")
     requests = [
         _Request(group, number, prompt, uniforms(sampling, problem.id, number))
         for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True))

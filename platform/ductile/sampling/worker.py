@@ -45,6 +45,7 @@ class RolloutWorker:
         if threads is not None:
             torch.set_num_threads(threads)
         self._dtype = dtype
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policies: OrderedDict[tuple[Composition, bool], ComposedPolicy] = OrderedDict()
         self._loaded: dict[tuple[Composition, bool], str] = {}
 
@@ -61,7 +62,7 @@ class RolloutWorker:
         # Untouched and trained versions of one composition live side by side: comparing them loads neither twice.
         key = (ref.composition, ref.weights is None)
         if key not in self._policies:
-            self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype)
+            self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype).to(self._device)
             self._loaded.pop(key, None)
         self._policies.move_to_end(key)
         while len(self._policies) > KEPT_POLICIES:

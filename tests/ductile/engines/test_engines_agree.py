@@ -115,3 +115,11 @@ def test_two_ranks_make_the_update_of_one_on_the_whole_batch(
         for state, alone in zip(found["weights"], answers["alone"]["updates"][kind]["weights"], strict=True):
             assert flat(state) == pytest.approx(flat(alone), abs=1e-5)
     assert answers["rank-0"][kind] == answers["rank-1"][kind]
+
+
+@pytest.mark.parametrize("rank", ["rank-0", "rank-1"])
+def test_weights_that_zero_3_cut_up_are_gathered_whole(answers: dict[str, Any], rank: str) -> None:
+    sharded = answers[rank]["sharded"]
+    assert sharded["held"] == 0  # between steps the layer itself is empty: so there was something to gather
+    assert sharded["shape"] == [260, 400]
+    assert sharded["difference"] < 1e-5

@@ -10,6 +10,7 @@ micro-batches of 2; its gradient can be written down by hand, which is what the 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import sys
 from collections.abc import Callable
@@ -97,9 +98,31 @@ def alone(folder: Path) -> None:
     (folder / "alone.json").write_text(json.dumps(answer))
 
 
+def sharded(rank: int, world: int) -> dict[str, object]:
+    """ZeRO 3 on a layer that is really cut up: DeepSpeed keeps parameters of less than 1e5 numbers whole on each rank.
+
+    Returns how many of the weight's numbers the layer itself holds, the shape that `weights` gives, and the largest
+    distance of any weight to plain PyTorch's after a step.
+    """
+    random = torch.Generator().manual_seed(5)
+    weight, inputs = torch.randn(260, 400, generator=random), torch.randn(ROWS, 400, generator=random)
+    states = []
+    for name in ("torch", "deepspeed"):
+        layer = nn.Linear(400, 260, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+        engine = make_engine(layer, LearnerSettings(engine=name, zero=3, clip=CLIP), LR)
+        engine.backward((engine.module(inputs[rank::world]) ** 2).sum() / ROWS, last=True)
+        engine.step()
+        states.append(engine.weights()["weight"])
+    plainly, gathered = states
+    difference = float((plainly - gathered).abs().max()) if plainly.shape == gathered.shape else math.inf
+    return {"held": layer.weight.numel(), "shape": list(gathered.shape), "difference": difference}
+
+
 def one_of_two(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
-    answer = {kind: updates(kind, rank, 2) for kind in KINDS}
+    answer = {kind: updates(kind, rank, 2) for kind in KINDS} | {"sharded": sharded(rank, 2)}
     (folder / f"rank-{rank}.json").write_text(json.dumps(answer))
 
 

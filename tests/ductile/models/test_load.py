@@ -70,7 +70,9 @@ def test_tokenizer_without_an_end_token_is_refused(folder: Path) -> None:
     assert "no end-of-sequence token" in refusal(folder)
 
 
-@pytest.mark.parametrize("config", ["{", "", '{"model_type": "no such model"}', "{}"])
+@pytest.mark.parametrize(
+    "config", ["{", "", '{"model_type": "no such model"}', "{}", '{"model_type": "llama", "hidden_size": "wide"}']
+)
 def test_broken_config_is_refused(folder: Path, config: str) -> None:
     (folder / "config.json").write_text(config)
     assert "cannot be loaded: " in refusal(folder)
@@ -79,6 +81,19 @@ def test_broken_config_is_refused(folder: Path, config: str) -> None:
 def test_broken_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     assert "cannot be loaded: " in refusal(folder)
+
+
+def test_tokenizer_of_no_known_kind_is_refused(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"] = {"type": "Abacus"}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "cannot be loaded: " in refusal(folder)
+
+
+def test_model_of_another_kind_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    assert refusal(folder) == " holds a model of type 't5', which is no causal language model"
 
 
 @pytest.mark.parametrize("model_type", ["llama", "mine"])

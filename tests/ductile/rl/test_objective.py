@@ -45,10 +45,9 @@ def random_batch() -> Batch:
     rows = []
     for prompt, completion in [(2, 4), (3, 1), (1, 6), (4, 3), (2, 2)]:
         ids = random.integers(0, VOCABULARY, prompt + completion).astype(np.int32)
-        logps = [
-            log_softmax(table(1)[a] / TEMPERATURE)[b] for a, b in zip(ids[prompt - 1 :], ids[prompt:], strict=False)
-        ]
-        logps = np.array(logps + random.normal(0, 0.4, completion), np.float32)
+        pairs = zip(ids[prompt - 1 :], ids[prompt:], strict=False)
+        exact = np.array([log_softmax(table(1)[before] / TEMPERATURE)[token] for before, token in pairs])
+        logps = (exact + random.normal(0, 0.4, completion)).astype(np.float32)
         rows.append(Row(ids[:prompt], ids[prompt:], logps, float(random.normal()), 0.05 + 0.1 * float(random.random())))
     return Batch(tuple(rows))
 

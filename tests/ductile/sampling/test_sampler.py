@@ -344,6 +344,11 @@ def test_first_tokens_of_many_samples_have_the_models_frequencies(policy: Compos
     assert chisquare(observed, np.array(expected) * 1500).pvalue > 1e-3
 
 
+def test_prompt_of_no_tokens_is_refused_with_its_problem(policy: ComposedPolicy) -> None:
+    with pytest.raises(ValueError, match="id of : its prompt has no tokens"):
+        draw(policy, problems_of(("x", "")))
+
+
 def test_tokenizer_of_the_folder_gives_the_same_prompt_tokens(tiny_folder: str, policy: ComposedPolicy) -> None:
     short = dataclasses.replace(SAMPLING, samples=1, max_tokens=2)
     from_disk = sample(policy, load_tokenizer(tiny_folder), problems_of(), short, version=0)

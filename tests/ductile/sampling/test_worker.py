@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
+from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_tokenizer
 from ductile.ports import Composition, Member, PolicyRef, Sampling
 from ductile.problem import Problem
@@ -54,6 +56,22 @@ def test_weights_changed_after_publishing_do_not_reach_the_policy(tiny_llama: Ca
     for tensor in state.values():
         tensor.zero_()
     assert answers(pool, ref) == answers(pool, PolicyRef(composition_of(tiny_llama(1)), None, 0))
+
+
+def test_policies_are_loaded_onto_the_gpu_that_the_worker_sees(
+    tiny_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+
+    def to(policy: ComposedPolicy, device: str) -> ComposedPolicy:
+        places.append(device)
+        return policy
+
+    monkeypatch.setattr(ComposedPolicy, "to", to)
+    for seen in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
+        LocalPool("float32").generate(PolicyRef(composition_of(tiny_folder), None, 0), PROBLEMS, SAMPLING)
+    assert places == ["cuda", "cpu"]
 
 
 def test_completions_carry_the_policys_version(tiny_folder: str) -> None:

@@ -1,0 +1,111 @@
+"""Runs learners on every engine outside of the test process and writes what they did as JSON.
+
+    python learners.py BASE FOLDER      writes FOLDER/alone.json, FOLDER/rank-0.json and FOLDER/rank-1.json
+
+BASE is a Hugging Face folder. As in `updates.py`, DeepSpeed is imported once and the three processes are forked.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ductile.config import RunSettings
+from ductile.engines import deepspeed_engine  # noqa: F401  imported before the forks
+from ductile.learner import PolicyLearner, make_learner
+from ductile.rl.batch import Batch, Row
+from ductile.settings import build
+from ductile.variants import make_variant
+
+KINDS = ("torch", "zero0", "zero3")
+BF16_KINDS = ("zero0", "zero2")
+TIMEOUT_S = 100
+BF16_LR = 2.0**-6
+"""A weight of 1 that is moved by this much is a bfloat16 again."""
+
+
+def learner_of(kind: str, base: Path, lr: float = 1e-2, precision: str = "fp32") -> PolicyLearner:
+    """Close to the start of the phase, micro-batches of at most 20 tokens. kind: torch, or zero0 to zero3."""
+    engine = {"engine": "torch"} if kind == "torch" else {"engine": "deepspeed", "zero": int(kind[-1])}
+    variant = {"name": "low_drift", "kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"}
+    learner = engine | {"lr": lr, "precision": precision, "micro_tokens": 20}
+    settings = build(RunSettings, {"variant": variant, "learner": learner})
+    return make_learner(settings, make_variant(settings.variant), base, base)
+
+
+def batch(seed: int) -> Batch:
+    """Seven rows of random tokens; the behaviour's log-probabilities are near those of an even guess."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for length in random.integers(2, 7, 7):
+        prompt, completion = (random.integers(3, 90, size).astype(np.int32) for size in (4, length))
+        behaviour = random.normal(-4.5, 0.5, length).astype(np.float32)
+        rows.append(Row(prompt, completion, behaviour, float(random.normal()), 0.03))
+    return Batch(tuple(rows))
+
+
+def run(kind: str, base: Path) -> dict[str, object]:
+    """Two updates with a branch between them that makes two of its own: metrics of all and weights of both."""
+    learner = learner_of(kind, base)
+    metrics = [learner.update(batch(0))]
+    learner.start_phase()
+    branch = learner.branch()
+    start = flat(branch)
+    metrics += [branch.update(batch(1)), branch.update(batch(2)), learner.update(batch(3))]
+    for each in metrics:
+        del each["learner/seconds"]
+    return {"metrics": metrics, "weights": flat(learner), "branch_start": start, "branch": flat(branch)}
+
+
+def first_bf16_step(kind: str, base: Path) -> list[float]:
+    """By how much a first update moves the weights of the last norm, which are 1."""
+    learner = learner_of(kind, base, lr=BF16_LR, precision="bf16")
+    learner.update(batch(0))
+    return (learner.weights()["model.norm.weight"] - 1).abs().tolist()
+
+
+def flat(learner: PolicyLearner) -> list[float]:
+    return torch.cat([tensor.flatten() for tensor in learner.weights().values()]).tolist()
+
+
+def answers(base: Path, target: Path) -> None:
+    answer = {
+        "fp32": {kind: run(kind, base) for kind in KINDS},
+        "bf16": {kind: first_bf16_step(kind, base) for kind in BF16_KINDS},
+    }
+    target.write_text(json.dumps(answer))
+
+
+def one_of_two(base: Path, folder: Path, rank: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    answers(base, folder / f"rank-{rank}.json")
+
+
+def main(base: Path, folder: Path) -> int:
+    """The number of processes that failed."""
+    torch.set_num_threads(1)
+    fork = multiprocessing.get_context("fork")
+    calls: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+        (answers, (base, folder / "alone.json")),
+        (one_of_two, (base, folder, 0)),
+        (one_of_two, (base, folder, 1)),
+    ]
+    processes = [fork.Process(target=target, args=arguments) for target, arguments in calls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT_S)
+        process.kill()
+        process.join()
+    return sum(process.exitcode != 0 for process in processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,62 @@
+"""A learner, its branch and its metrics are the same on every engine and on two ranks as on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ductile
+
+KINDS = ("torch", "zero0", "zero3")
+RANKS = ("alone", "rank-0", "rank-1")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> dict[str, Any]:
+    """What `learners.py` wrote, by file."""
+    folder = tmp_path_factory.mktemp("learners")
+    finished = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("learners.py")), tiny_folder, str(folder)],
+        env=os.environ | {"PYTHONPATH": str(Path(ductile.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.mark.parametrize("process", RANKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_engine_and_rank_ends_with_the_weights_of_plain_pytorch_alone(
+    answers: dict[str, Any], kind: str, process: str
+) -> None:
+    found, expected = answers[process]["fp32"][kind], answers["alone"]["fp32"]["torch"]
+    assert not np.allclose(expected["weights"], expected["branch"], atol=1e-2)
+    for name in ("weights", "branch_start", "branch"):
+        assert np.array(found[name]) == pytest.approx(np.array(expected[name]), abs=1e-5), name
+
+
+@pytest.mark.parametrize("process", RANKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_are_those_of_the_whole_batch(answers: dict[str, Any], kind: str, process: str) -> None:
+    found, expected = answers[process]["fp32"][kind]["metrics"], answers["alone"]["fp32"]["torch"]["metrics"]
+    assert expected[0]["learner/kl_anchor"] == pytest.approx(0.0, abs=1e-6) and expected[2]["learner/kl_anchor"] > 1e-4
+    for step in range(4):
+        assert found[step] == pytest.approx(expected[step], rel=1e-4, abs=1e-5), step
+
+
+@pytest.mark.parametrize("process", RANKS)
+@pytest.mark.parametrize("kind", ["zero0", "zero2"])
+def test_first_step_in_bf16_moves_a_weight_by_the_learning_rate(
+    answers: dict[str, Any], kind: str, process: str
+) -> None:
+    """Adam's first step is the learning rate whatever the gradient; 1 / 64 leaves a bfloat16 a bfloat16."""
+    assert answers[process]["bf16"][kind] == pytest.approx([1 / 64] * 16, rel=1e-3)

@@ -1,0 +1,289 @@
+"""The loop on ports that write down their calls: what a step does in which order, with which policy and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ductile.checkpoint import FolderStore
+from ductile.config import RunSettings
+from ductile.difficulty.service import DifficultyTable
+from ductile.domains import make_domain
+from ductile.domains.base import split_of
+from ductile.identity import Identity
+from ductile.loop import Ports, run, train_step
+from ductile.metrics import check_declared
+from ductile.plan import make_phase
+from ductile.ports import Composition, Member, PolicyRef, Sampling
+from ductile.problem import Group, JudgedGroup, Problem
+from ductile.rl.batch import Batch
+from ductile.settings import SettingsError, build
+from ductile.variants.parameter_only import ParameterOnly
+from tests.ductile.probes.fakes import COMPOSITION, Answers, FakeJudge, FakePool
+
+PHASE = {"domain": {"name": "chain_sum"}, "levels": [4], "steps": 3, "pool": 9}
+VALUES = {
+    "phase": {"hard": PHASE},
+    "rollout": {"groups": 3, "group_size": 4, "max_tokens": 5},
+    "probe": {"probes": []},
+    "seed": 6,
+}
+
+
+def changed(**values: Any) -> RunSettings:
+    return build(RunSettings, {**VALUES, **values})
+
+
+SETTINGS = changed()
+
+
+class Called:
+    """A port that writes `port.method` into `calls` and then does it."""
+
+    def __init__(self, name: str, target: Any, calls: list[str]) -> None:
+        self._name, self._target, self._calls = name, target, calls
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        if not callable(value):
+            return value
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self._calls.append(f"{self._name}.{name}")
+            return value(*arguments, **keywords)
+
+        return call
+
+
+@dataclass
+class CountingLearner:
+    """Its weights are its version, so that a test can tell which ones were published."""
+
+    composition: Composition = COMPOSITION
+    version: int = 0
+    batches: list[Batch] = field(default_factory=list)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        self.version += 1
+        self.batches.append(batch)
+        return {"learner/tokens": float(sum(len(row.completion) for row in batch.rows))}
+
+    def weights(self) -> Mapping[str, Any]:
+        return {"version": self.version}
+
+    def start_phase(self) -> None:
+        pass
+
+    def branch(self) -> CountingLearner:
+        return replace(self, batches=[])
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "version").write_text(str(self.version))
+
+    def load(self, folder: Path) -> None:
+        self.version = int((folder / "version").read_text())
+
+
+class PublishingPool(FakePool):
+    """Refuses a policy whose weights are not those of its version."""
+
+    def publish(self, weights: Mapping[str, Any]) -> Any:
+        return ("published", weights["version"])
+
+    def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
+        assert policy.weights == ("published", policy.version)
+        return super().generate(policy, problems, sampling)
+
+
+@dataclass
+class Tracker:
+    """Keeps what it is told."""
+
+    logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        check_declared(values)
+        self.logged.append((step, dict(values)))
+
+    def progress(self, **state: Any) -> None:
+        self.shown.append(state)
+
+    def artifact(self, name: str, content: str) -> None:
+        pass
+
+    def position(self) -> Mapping[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class KeepingVariant(ParameterOnly):
+    """Parameter-only, and keeps the judged groups that it was given."""
+
+    kept: list[list[JudgedGroup]] = field(default_factory=list)
+
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings) -> Batch:
+        self.kept.append(list(judged))
+        return super().batch(judged, settings)
+
+
+def half(problem: Problem, sample: int) -> str:
+    return f"{sample % 2} steps"
+
+
+def unjudged(problem: Problem, sample: int) -> str:
+    return "? other"
+
+
+@dataclass
+class Bench:
+    """The ports and what is behind them."""
+
+    ports: Ports
+    pool: PublishingPool
+    learner: CountingLearner
+    tracker: Tracker
+    calls: list[str]
+    variant: KeepingVariant = field(default_factory=lambda: KeepingVariant(lr=None))
+
+    def run(self, settings: RunSettings = SETTINGS) -> list[dict[str, Any]]:
+        return run(settings, self.variant, self.ports, Identity("run", "start"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    def make(answers: Answers = half, composition: Composition = COMPOSITION) -> Bench:
+        calls: list[str] = []
+        pool, learner, tracker = PublishingPool(answers), CountingLearner(composition), Tracker()
+        ports = Ports(
+            pool=Called("pool", pool, calls),  # type: ignore[arg-type]
+            learner=Called("learner", learner, calls),  # type: ignore[arg-type]
+            difficulty=Called("difficulty", DifficultyTable(SETTINGS.difficulty), calls),  # type: ignore[arg-type]
+            judge=Called("judge", FakeJudge(), calls),  # type: ignore[arg-type]
+            tracker=tracker,
+            store=FolderStore(tmp_path / "run", tmp_path / "memory"),
+            resolve=make_domain,
+        )
+        return Bench(ports, pool, learner, tracker, calls)
+
+    return make
+
+
+def one_step(bench: Bench, policy: PolicyRef, budget: dict[str, int]) -> tuple[PolicyRef, dict[str, float]]:
+    phase = make_phase("hard", SETTINGS.phase["hard"], SETTINGS.seed, make_domain, "phase.hard")
+    bench.ports.difficulty.start_phase(list(phase.pool))
+    bench.calls.clear()
+    return train_step(SETTINGS, bench.variant, phase, bench.ports, policy, "train/2/7", 7, budget)
+
+
+def test_step_selects_samples_judges_updates_publishes_and_observes(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    one_step(made, PolicyRef(COMPOSITION, ("published", 0), 0), {})
+    assert made.calls == [
+        "difficulty.select",
+        "pool.generate",
+        "judge.judge",
+        "learner.update",
+        "learner.weights",
+        "pool.publish",
+        "difficulty.observe",
+    ]
+
+
+def test_step_samples_the_policy_it_is_given_and_returns_the_updated_one(bench: Callable[..., Bench]) -> None:
+    made, given = bench(), PolicyRef(COMPOSITION, ("published", 0), 0)
+    policy, _ = one_step(made, given, {})
+    [(asked, _, sampling)] = made.pool.generated
+    assert asked == given
+    assert sampling == Sampling(seed=6, stream="train/2/7", samples=4, max_tokens=5, temperature=1.0, top_p=1.0)
+    assert policy == PolicyRef(COMPOSITION, ("published", 1), 1)
+
+
+def test_budget_adds_up_and_counts_every_model_of_a_composition(bench: Callable[..., Bench]) -> None:
+    members = tuple(Member(role, "folder", 1.0) for role in ("base", "expert", "anti_expert"))
+    made, budget = bench(composition=Composition(members, "expert")), {"completions": 100, "forward_tokens": 1}
+    _, metrics = one_step(made, PolicyRef(made.learner.composition, ("published", 0), 0), budget)
+    # 3 problems, 4 completions of 3 tokens each; all have a gradient, since every other one is right
+    assert budget == {"completions": 112, "sampled_tokens": 36, "forward_tokens": 109, "trained_tokens": 36}
+    assert {name: metrics[f"budget/{name}"] for name in budget} == budget
+
+
+def test_each_update_is_published_before_the_next_step_samples(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    made.run()
+    assert [policy.version for policy, _, _ in made.pool.generated] == [0, 1, 2]
+    assert made.calls.count("learner.update") == made.learner.version == 3
+
+
+@pytest.mark.parametrize("pool", [3, 4, 9])
+def test_every_step_learns_from_as_many_different_problems_as_it_asks(bench: Callable[..., Bench], pool: int) -> None:
+    made = bench()
+    made.run(changed(phase={"hard": {**PHASE, "pool": pool}}))
+    for groups, batch, (_, asked, _) in zip(made.variant.kept, made.learner.batches, made.pool.generated, strict=True):
+        assert [group.group.problem.id for group in groups] == asked
+        assert len(set(asked)) == 3
+        assert [len(group.verdicts) for group in groups] == [4, 4, 4]
+        assert len(batch.rows) == 12
+    assert len(made.variant.kept) == 3
+
+
+def test_finished_run_returns_what_it_measured_and_asks_nothing_of_the_pool(bench: Callable[..., Bench]) -> None:
+    measured = bench().run()
+    again = bench()
+    assert again.run() == measured and len(measured) == 2
+    assert again.pool.generated == [] and again.learner.batches == []
+    assert [call for call in again.calls if call.startswith("pool.")] == []
+
+
+def test_step_in_which_nothing_could_be_judged_is_no_failure_of_the_run(bench: Callable[..., Bench]) -> None:
+    made = bench(unjudged)
+    made.run()
+    steps = [values for _, values in made.tracker.logged if "phase/index" in values]
+    assert [values["rollout/unjudged_share"] for values in steps] == [1.0, 1.0, 1.0]
+    assert not any("rollout/pass_rate" in values for values in steps)
+    assert all(batch.rows == () for batch in made.learner.batches)
+    assert made.tracker.shown[-2]["pass_rate"] is None  # the last but one: then come the boundary's probes
+
+
+BITS = {"name": "chain_sum", "modulus": 2, "guess_space": 2}  # two terms of 0 or 1: four problems in both splits
+
+
+def test_phase_with_too_few_problems_is_refused_before_any_step(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    count = sum(split_of(f"s{a}{b}%2") == "train" for a in range(2) for b in range(2))
+    settings = changed(phase={"tiny": {"domain": BITS, "levels": [2]}}, rollout={"groups": 5})
+    with pytest.raises(SettingsError) as caught:
+        made.run(settings)
+    [line] = caught.value.problems
+    assert line.startswith("phase.tiny: the train split of chain_sum")
+    assert f"gives {count} different problems ({count} at level 2), but rollout.groups is 5" in line
+    assert made.calls == []
+
+
+def test_branch_with_too_few_problems_is_refused_before_any_step(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    probe = {"probes": ["branch"], "branch": {"domain": BITS, "levels": [2], "problems": 1}}
+    settings = changed(probe=probe, rollout={"groups": 5})
+    with pytest.raises(SettingsError, match=r"^probe\.branch: the train split of chain_sum.*rollout\.groups is 5"):
+        made.run(settings)
+    assert "learner.update" not in made.calls
+
+
+@pytest.mark.parametrize(
+    ("values", "boundaries"),
+    [
+        ({"probe": {"probes": ["branch"]}}, 2),  # no domain: no branch
+        ({"phase": {}, "probe": {"probes": ["branch", "drift"], "every": 1}}, 1),
+        ({"probe": {"probes": [], "every": 1}}, 2),
+    ],
+)
+def test_run_without_branch_phases_or_probes_measures_time_alone(
+    bench: Callable[..., Bench], values: dict[str, Any], boundaries: int
+) -> None:
+    measured = bench().run(changed(**values))
+    assert [set(row["metrics"]) for row in measured] == [{"time/probe_s"}] * boundaries
