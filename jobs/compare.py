@@ -16,11 +16,12 @@ import ray
 from ductile.config import RunSettings
 from ductile.settings import as_plain
 from jobs.cell import Cell, identity_of
-from jobs.configure import compare_settings, main_arguments, parse
+from jobs.configure import compare_settings, parse
 from jobs.display import expect
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
 from jobs.grid import run_grid
 from jobs.reporting import report
+from jobs.usage import main_arguments
 
 log = logging.getLogger("ductile")
 

@@ -8,11 +8,10 @@ may be a list, and a value that only some of its runs have (`phase.hard.steps`, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -107,34 +106,9 @@ def compare_settings(request: Request) -> tuple[CompareSettings, list[RunSetting
     return grid, cells
 
 
-def help_text(job: str, meaning: str) -> str:
-    """Every setting with its default and its meaning."""
-    lines = [f"python -m jobs.{job} [key=value ...]", "", meaning, "", "Presets:"]
-    lines += [f"  {group}={'|'.join(presets(group))}" for group in GROUPS]
-    lines += ["  model=FOLDER: a Hugging Face folder, with its own tokenizer and chat template"]
-    if job == "compare":
-        lines += ["", "The grid; variant and plan take lists, as in variant='[parameter_only,proxy]':"]
-        lines += [f"  {name}: {text}" for name, text in (("variant, plan", "presets"), ("seeds", "how many seeds"))]
-    return "\n".join([*lines, "", *settings_help(RunSettings)])
-
-
-def settings_help(cls: type) -> list[str]:
-    """A line for each setting of a dataclass, with its default and meaning."""
-    return ["Settings:", *_settings_lines(cls, "")]
-
-
 def presets(group: str) -> list[str]:
     """Names of the preset files of a group."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-def main_arguments(job: str, meaning: str) -> list[str]:
-    """The command line's arguments; `--help` prints the settings and ends the program."""
-    arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        print(help_text(job, meaning))
-        raise SystemExit(0)
-    return arguments
 
 
 def _choice_mistakes(choices: Mapping[str, Any], lists: Sequence[str] = ()) -> Iterator[str]:
@@ -295,22 +269,3 @@ def _raise_with_values(problems: Iterable[str], values: Values) -> None:
         return
     lines += _complaints(lambda: build(RunSettings, Request({}, tuple(values)).nested()))
     _raise(lines)
-
-
-def _settings_lines(cls: type, path: str) -> list[str]:
-    hints, lines = get_type_hints(cls), []
-    for field in fields(cls):
-        name, hint = f"{path}{field.name}", hints[field.name]
-        inner = next((item for item in get_args(hint) if is_dataclass(item)), None)
-        meaning = field.metadata["meaning"]
-        if is_dataclass(hint):
-            lines += [f"  {name}: {meaning}", *_settings_lines(hint, f"{name}.")]  # type: ignore[arg-type]
-        elif inner is not None:
-            lines += [f"  {name}.NAME: {meaning}", *_settings_lines(inner, f"{name}.NAME.")]  # type: ignore[arg-type]
-        else:
-            default = field.default_factory() if callable(field.default_factory) else field.default  # type: ignore[misc]
-            choices = field.metadata["choices"]
-            allowed = f" ({'|'.join(choices)})" if choices else ""
-            shown = list(default) if isinstance(default, tuple) else default
-            lines.append(f"  {name}={'' if shown is None else shown}{allowed}: {meaning}")
-    return lines

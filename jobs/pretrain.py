@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from jobs.configure import main_arguments, parse, run_settings
+from jobs.configure import parse, run_settings
 from jobs.driver import absolute, main, share, start
+from jobs.usage import main_arguments
 
 
 def job() -> int:

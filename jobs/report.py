@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ductile.config import TrackingSettings
 from ductile.settings import build, setting
-from jobs.configure import parse, settings_help
+from jobs.configure import parse
 from jobs.driver import main
 from jobs.reporting import report
+from jobs.usage import settings_help
 
 
 @dataclass(frozen=True)

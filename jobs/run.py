@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.cell import Cell, execute, identity_of
-from jobs.configure import main_arguments, parse, run_settings
+from jobs.configure import parse, run_settings
 from jobs.driver import absolute, main, needs_expert, share, start
 from jobs.reporting import report
+from jobs.usage import main_arguments
 
 
 def job() -> int:

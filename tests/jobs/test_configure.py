@@ -12,7 +12,8 @@ from ductile.config import ArchitectureSettings, RunSettings
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.settings import SettingsError
-from jobs.configure import GROUPS, compare_settings, help_text, parse, presets, run_settings
+from jobs.configure import GROUPS, compare_settings, parse, presets, run_settings
+from jobs.usage import help_text
 
 
 def run(*arguments: str) -> RunSettings:
@@ -234,6 +235,12 @@ def test_data_of_gsm8k_is_found_where_the_environment_says(tmp_path: Path, monke
 def test_missing_data_file_is_named_by_its_setting() -> None:
     (line,) = mistakes("plan=gsm8k", "phase.gsm8k.domain.path=/nowhere/train.jsonl")
     assert line.startswith("phase.gsm8k.domain.path: ") and "/nowhere/train.jsonl" in line
+
+
+def test_help_tells_the_options_of_every_domain() -> None:
+    text = help_text("run", "Meaning.")
+    for option in ("guess_space=10", "label_noise=0.0", "lenient=False", "dataset=", "separator=", "modulus=10"):
+        assert f"    {option}" in text
 
 
 def leaves(cls: type, path: str = "") -> list[tuple[str, dataclasses.Field[Any]]]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ductile.domains import base_conversion, chain_sum, gym, jsonl, sort_digits, strings
 from ductile.domains.base import Domain, WorkedDomain, check_levels
 from ductile.settings import SettingsError, one_of
 
-DOMAINS: dict[str, Callable[[Mapping[str, Any], str], Domain]] = {
-    "chain_sum": chain_sum.make,
-    "sort_digits": sort_digits.make,
-    "strings": strings.make,
-    "base_conversion": base_conversion.make,
-    "gym": gym.make,
-    "jsonl": jsonl.make,
+
+class Entry(NamedTuple):
+    """A member of the family: how it is made of its options, and the dataclass that declares them."""
+
+    make: Callable[[Mapping[str, Any], str], Domain]
+    options: type
+
+
+DOMAINS: dict[str, Entry] = {
+    "chain_sum": Entry(chain_sum.make, chain_sum.ChainSumOptions),
+    "sort_digits": Entry(sort_digits.make, sort_digits.SortDigitsOptions),
+    "strings": Entry(strings.make, strings.StringsOptions),
+    "base_conversion": Entry(base_conversion.make, base_conversion.BaseConversionOptions),
+    "gym": Entry(gym.make, gym.GymOptions),
+    "jsonl": Entry(jsonl.make, jsonl.JsonlOptions),
 }
 
 __all__ = ["DOMAINS", "Domain", "WorkedDomain", "check_levels", "make_domain"]
@@ -29,4 +37,4 @@ def make_domain(values: Mapping[str, Any], path: str) -> Domain:
         raise SettingsError([f"{path}.name: missing; name one of: {', '.join(sorted(DOMAINS))}"])
     if name not in DOMAINS:
         raise SettingsError([one_of(f"{path}.name", str(name), DOMAINS, "domain")])
-    return DOMAINS[name](options, path)
+    return DOMAINS[name].make(options, path)
