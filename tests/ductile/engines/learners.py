@@ -32,10 +32,13 @@ BF16_LR = 2.0**-6
 
 
 def learner_of(kind: str, base: Path, lr: float = 1e-2, precision: str = "fp32") -> PolicyLearner:
-    """Close to the start of the phase, micro-batches of at most 20 tokens. kind: torch, or zero0 to zero3."""
+    """Close to the start of the phase, each row a micro-batch: of two ranks one has a row less and marches in step.
+
+    kind: torch, or zero0 to zero3.
+    """
     engine = {"engine": "torch"} if kind == "torch" else {"engine": "deepspeed", "zero": int(kind[-1])}
     variant = {"name": "low_drift", "kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"}
-    learner = engine | {"lr": lr, "precision": precision, "micro_tokens": 20}
+    learner = engine | {"lr": lr, "precision": precision, "micro_tokens": 10}
     settings = build(RunSettings, {"variant": variant, "learner": learner})
     return make_learner(settings, make_variant(settings.variant), base, base)
 
@@ -56,12 +59,18 @@ def run(kind: str, base: Path) -> dict[str, object]:
     learner = learner_of(kind, base)
     metrics = [learner.update(batch(0))]
     learner.start_phase()
-    branch = learner.branch()
+    before, branch = flat(learner), learner.branch()
     start = flat(branch)
     metrics += [branch.update(batch(1)), branch.update(batch(2)), learner.update(batch(3))]
     for each in metrics:
         del each["learner/seconds"]
-    return {"metrics": metrics, "weights": flat(learner), "branch_start": start, "branch": flat(branch)}
+    return {
+        "metrics": metrics,
+        "weights": flat(learner),
+        "before_branch": before,
+        "branch_start": start,
+        "branch": flat(branch),
+    }
 
 
 def first_bf16_step(kind: str, base: Path) -> list[float]:

@@ -40,7 +40,8 @@ def test_every_engine_and_rank_ends_with_the_weights_of_plain_pytorch_alone(
 ) -> None:
     found, expected = answers[process]["fp32"][kind], answers["alone"]["fp32"]["torch"]
     assert not np.allclose(expected["weights"], expected["branch"], atol=1e-2)
-    for name in ("weights", "branch_start", "branch"):
+    assert found["branch_start"] == found["before_branch"]
+    for name in ("weights", "before_branch", "branch"):
         assert np.array(found[name]) == pytest.approx(np.array(expected[name]), abs=1e-5), name
 
 
