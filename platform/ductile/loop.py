@@ -32,7 +32,7 @@ from ductile.ports import (
     Tracker,
 )
 from ductile.probes import INSIDE_A_PHASE, ProbeContext, ProbeResult, run_probes
-from ductile.problem import JudgedGroup
+from ductile.problem import SUCCESS, JudgedGroup
 from ductile.rl.statistics import group_statistics
 from ductile.variants.base import Variant
 
@@ -244,7 +244,7 @@ def _successes(judged: Sequence[JudgedGroup]) -> dict[str, tuple[int, int]]:
     counts = {}
     for group in judged:
         rewards = group.rewards[~np.isnan(group.rewards)]
-        counts[group.group.problem.id] = (int((rewards > 0.5).sum()), len(rewards))
+        counts[group.group.problem.id] = (int((rewards > SUCCESS).sum()), len(rewards))
     return counts
 
 

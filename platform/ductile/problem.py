@@ -21,6 +21,9 @@ DIRECT = "direct"
 OTHER = "other"
 """Format of a completion that is none of its domain's formats."""
 
+SUCCESS = 0.5
+"""A reward above this counts as a success."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ductile.config import SkillSettings
 from ductile.metrics import segment
 from ductile.probes.base import AskingDomain, ProbeContext
-from ductile.problem import JudgedGroup, Problem
+from ductile.problem import SUCCESS, JudgedGroup, Problem
 
 TRAINING_ONLY = ("label_noise", "lenient")
 """Domain options that make a phase's rewards wrong on purpose; what was learned is measured without them."""
@@ -83,7 +83,7 @@ def outcomes(judged: Sequence[JudgedGroup]) -> Outcomes:
     ]
     known = [(completion, verdict, verdict.reward) for completion, verdict in pairs if verdict.reward is not None]
     return Outcomes(
-        passed=np.array([reward > 0.5 for _, _, reward in known], np.bool_),
+        passed=np.array([reward > SUCCESS for _, _, reward in known], np.bool_),
         shortcut=np.array([verdict.shortcut for _, verdict, _ in known], np.bool_),
         finished=np.array([completion.finished for completion, _, _ in known], np.bool_),
         length=np.array([len(completion.tokens) for completion, _, _ in known], np.int64),

@@ -8,11 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ductile.metrics import segment
-from ductile.problem import JudgedGroup
+from ductile.problem import SUCCESS, JudgedGroup
 from ductile.rl.advantages import group_advantages
-
-SUCCESS = 0.5
-"""A reward above this counts as a success."""
 
 
 def group_statistics(judged: Sequence[JudgedGroup], advantage: str) -> dict[str, float]:
