@@ -179,7 +179,7 @@ def _batches(
             source, pool = sources[number], pools[number]
             problem = pool[rng.integers(len(pool))]
             text = source.domain.solution(problem, source.formats[rng.choice(len(source.formats), p=source.shares)])
-            prompt = np.array([encode[character] for character in problem.prompt], np.int32)
+            prompt = np.array([encode[character] for character in problem.transcript], np.int32)
             completion = np.array([*(encode[character] for character in text), tokenizer.eos_token_id], np.int32)
             rows.append((prompt, completion))
         yield rows

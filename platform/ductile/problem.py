@@ -24,6 +24,10 @@ OTHER = "other"
 SUCCESS = 0.5
 """A reward above this counts as a success."""
 
+NO_WORK, REPEATED, SKIPPED = "no_work", "repeated", "skipped"
+SHORTCUTS = (NO_WORK, REPEATED, SKIPPED)
+"""Kinds of shortcut: an answer without any work, an answer given again and again, work with required steps missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -32,6 +36,7 @@ class Problem:
     `id` is stable: the same domain options, level, split and content give the same id in every process.
     `domain` is the key of the `Domain` that made it and can judge it (`Domain.key`).
     `data` holds what that domain's judge needs beyond the answer; plain JSON values only.
+    `history`: the turns before the prompt, each what was asked and what was answered; empty for a single turn.
     """
 
     id: str
@@ -40,6 +45,12 @@ class Problem:
     prompt: str
     answer: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def transcript(self) -> str:
+        """The earlier turns and the prompt as one text, as a model without a chat template reads them."""
+        return "".join(asked + answered for asked, answered in self.history) + self.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +78,20 @@ class Verdict:
 
     `reward` is None when the completion could not be judged (a time-out, a crashed judge): that is
     not a wrong answer, and such a completion is left out of every mean and every gradient.
+    `shortcut_kind` is one of `SHORTCUTS`, or empty when the required work is there or nothing was answered.
+    `answer` is the final answer as it was read, None when there is none: majority votes count these.
     """
 
     reward: float | None
     format: str
-    shortcut: bool
+    shortcut_kind: str = ""
+    answer: str | None = None
     note: str = ""
+
+    @property
+    def shortcut(self) -> bool:
+        """Whether the answer came before or without the required work, or was repeated."""
+        return bool(self.shortcut_kind)
 
 
 @dataclass(frozen=True, slots=True)

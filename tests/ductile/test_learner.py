@@ -61,7 +61,7 @@ def ask(learner: PolicyLearner, stream: str, pool: LocalPool | None = None) -> l
 def batch_of(learner: PolicyLearner, stream: str, reward: Callable[[int], float] = lambda sample: sample % 2) -> Batch:
     """What the learner's variant learns from them, the reward given by the sample's number."""
     judged = [
-        JudgedGroup(group, tuple(Verdict(float(reward(c.sample)), "direct", False) for c in group.completions))
+        JudgedGroup(group, tuple(Verdict(float(reward(c.sample)), "direct") for c in group.completions))
         for group in ask(learner, stream)
     ]
     settings = learner._settings

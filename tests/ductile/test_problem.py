@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ductile.problem import Completion, Group, JudgedGroup, Problem, Verdict
+from ductile.problem import NO_WORK, Completion, Group, JudgedGroup, Problem, Verdict
 
 PROBLEM = Problem("p", "d", 1, "1+1?", "2")
 
@@ -18,16 +18,14 @@ def group(count: int) -> Group:
 
 
 def test_completion_that_could_not_be_judged_has_no_reward() -> None:
-    judged = JudgedGroup(
-        group(3), (Verdict(1.0, "steps", False), Verdict(None, "other", False), Verdict(0.0, "x", True))
-    )
+    judged = JudgedGroup(group(3), (Verdict(1.0, "steps"), Verdict(None, "other"), Verdict(0.0, "x", NO_WORK)))
     assert judged.rewards.dtype == np.float64
     np.testing.assert_array_equal(judged.rewards, [1.0, np.nan, 0.0])
 
 
 def test_verdicts_must_be_as_many_as_completions() -> None:
     with pytest.raises(ValueError, match="p: 1 verdicts for 2 completions"):
-        JudgedGroup(group(2), (Verdict(1.0, "steps", False),))
+        JudgedGroup(group(2), (Verdict(1.0, "steps"),))
 
 
 def test_problems_of_equal_content_do_not_share_their_data() -> None:

@@ -73,7 +73,7 @@ def judged(*rewards: float | None) -> JudgedGroup:
         Completion("p", i, np.array([5, 1], np.int32), np.array([-1.0, -1.0], np.float32), "x", True, 0)
         for i in range(len(rewards))
     )
-    verdicts = tuple(Verdict(reward, "direct", False) for reward in rewards)
+    verdicts = tuple(Verdict(reward, "direct") for reward in rewards)
     return JudgedGroup(Group(problem, np.array([3], np.int32), completions), verdicts)
 
 
@@ -125,7 +125,7 @@ def test_kl_term_pulls_towards_the_base_and_not_away(tmp_path) -> None:
             groups = pool.generate(policy, problems, Sampling(0, f"t/{step}", 4, 8))
             rewarded = [  # an arbitrary reward: both arms see the same pull away from the base
                 JudgedGroup(
-                    g, tuple(Verdict(float("7" in c.text or len(c.tokens) % 2), "direct", False) for c in g.completions)
+                    g, tuple(Verdict(float("7" in c.text or len(c.tokens) % 2), "direct") for c in g.completions)
                 )
                 for g in groups
             ]

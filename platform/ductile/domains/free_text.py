@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ductile.problem import DIRECT, OTHER
+from ductile.problem import DIRECT, NO_WORK, OTHER
 
 ANSWER = "Answer:"
 """What prompts ask for before the final answer."""
@@ -22,9 +22,9 @@ class Stated:
     format: str
 
     @property
-    def shortcut(self) -> bool:
-        """The answer came with no work before it."""
-        return self.format == DIRECT
+    def shortcut_kind(self) -> str:
+        """`NO_WORK` when the answer came with no work before it, else empty."""
+        return NO_WORK if self.format == DIRECT else ""
 
 
 def stated(text: str, markers: Sequence[str] = (ANSWER,)) -> Stated:
@@ -34,8 +34,8 @@ def stated(text: str, markers: Sequence[str] = (ANSWER,)) -> Stated:
 
     >>> stated("2 + 2 = 4\nAnswer: 4")
     Stated(answer='4', format='worked')
-    >>> stated("Answer: 4\nAnswer: 4").shortcut
-    True
+    >>> stated("Answer: 4\nAnswer: 4").shortcut_kind
+    'no_work'
     """
     present = [marker for marker in markers if marker in text]
     if not present:

@@ -72,9 +72,9 @@ class Gym:
             try:
                 score = self._call("score", problem.level, {**problem.data, "answer": said.answer})
             except NotAnswered as reason:
-                return Verdict(None, said.format, said.shortcut, f"not judged: {reason}")
+                return Verdict(None, said.format, said.shortcut_kind, said.answer, f"not judged: {reason}")
             reward, note = float(score >= self.options.pass_score), f"score {score:g}"
-        return Verdict(reward, said.format, said.shortcut, note)
+        return Verdict(reward, said.format, said.shortcut_kind, said.answer or None, note)
 
     def _sources(self, level: int, seed: int, draws: int) -> Iterator[dict[str, int]]:
         for draw in range(draws):

@@ -85,13 +85,13 @@ class Jsonl:
         """See `Domain.judge`. The stated answer is what is left of the line after its marker."""
         said = self._stated(text)
         if not said.answer:
-            return Verdict(0.0, said.format, said.shortcut)
+            return Verdict(0.0, said.format, said.shortcut_kind)
         arguments = {"expected": problem.answer, "answer": said.answer}
         try:
             right = SCORER.call("maths", "equal", arguments, self.options.timeout_s)
         except NotAnswered as reason:
-            return Verdict(None, said.format, said.shortcut, f"not judged: {reason}")
-        return Verdict(float(right), said.format, said.shortcut)
+            return Verdict(None, said.format, said.shortcut_kind, said.answer, f"not judged: {reason}")
+        return Verdict(float(right), said.format, said.shortcut_kind, said.answer)
 
     def _stated(self, text: str) -> Stated:
         separator = [self.options.separator] if self.options.separator else []

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ductile.domains.base import content_hash, domain_key, domain_label, require_level, split_of
-from ductile.domains.work import MARK, Work, classify, lenient, shortcut, strict
+from ductile.domains.work import MARK, Work, classify, final_answer, lenient, shortcut, strict
 from ductile.problem import DIRECT, Problem, Split, Verdict
 from ductile.settings import one_of, setting
 
@@ -126,7 +126,8 @@ class Symbolic:
         return Verdict(
             reward=float(right),
             format=classify(text, arguments, works, answer_shape),
-            shortcut=shortcut(text, arguments, works, answer_shape, bare=self.options.lenient),
+            shortcut_kind=shortcut(text, arguments, works, answer_shape, bare=self.options.lenient),
+            answer=final_answer(text, bare=self.options.lenient),
             note="wrong label" if problem.data["noisy"] else "",
         )
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ductile.problem import DIRECT, OTHER
+from ductile.problem import DIRECT, NO_WORK, OTHER, REPEATED, SKIPPED
 
 MARK = "#"
 """Stands before the answer."""
@@ -80,21 +80,27 @@ def classify(text: str, arguments: str, works: Mapping[str, Work], answer_shape:
     return next((name for name, format in works.items() if format.matches(work, arguments)), OTHER)
 
 
-def shortcut(text: str, arguments: str, works: Mapping[str, Work], answer_shape: str, bare: bool) -> bool:
-    """Whether the answer is given before or without the required intermediate results, or is repeated.
+def shortcut(text: str, arguments: str, works: Mapping[str, Work], answer_shape: str, bare: bool) -> str:
+    """The kind of shortcut: the answer is given before or without the required intermediate results, or repeated.
 
-    bare: whether text without `#` can be an answer, as it can for the lenient verifier.
-    No answer is no shortcut; complete work with wrong values in it is none either.
+    bare: whether text without `#` can be an answer, as it can for the lenient verifier. Empty for none: no answer is
+    no shortcut, and complete work with wrong values in it is none either. A repeated answer counts as that alone.
     """
     work, mark, rest = text.partition(MARK)
-    if not mark:
-        return bare and _fits(rf"({answer_shape})\1*", text)
-    stated = rest.replace(MARK, "")
-    if not stated:
-        return False
+    stated = rest.replace(MARK, "") if mark else text
+    if not stated or not (mark or (bare and _fits(rf"({answer_shape})\1*", text))):
+        return ""
     if _fits(rf"({answer_shape})\1+", stated):
-        return True
-    return not any(format.complete(work, arguments) for format in works.values())
+        return REPEATED
+    if not mark or not work:
+        return NO_WORK
+    return "" if any(format.complete(work, arguments) for format in works.values()) else SKIPPED
+
+
+def final_answer(text: str, bare: bool) -> str | None:
+    """What stands after the last `#`; None without any, unless a bare answer counts."""
+    work, mark, answer = text.rpartition(MARK)
+    return (answer if mark else text if bare else "") or None
 
 
 def _repeats(text: str, unit: str) -> bool:

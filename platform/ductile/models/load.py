@@ -35,14 +35,25 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a prompt: as the user's turn of the tokenizer's chat template, or as plain text without one."""
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, history: Sequence[tuple[str, str]] = ()
+) -> list[int]:
+    """Token ids of a prompt after earlier turns: by the tokenizer's chat template, or joined as plain text without one.
+
+    history: what was asked and what was answered, turn by turn; empty for a prompt on its own.
+    """
     if tokenizer.chat_template:
+        roles = [("user", "assistant")] * len(history)
+        turns = [
+            {"role": role, "content": text}
+            for names, texts in zip(roles, history, strict=True)
+            for role, text in zip(names, texts, strict=True)
+        ]
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            [*turns, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(prompt)["input_ids"])
+    return list(tokenizer("".join(asked + answered for asked, answered in history) + prompt)["input_ids"])
 
 
 def check_folder(path: str, setting: str) -> None:

@@ -48,6 +48,10 @@ class ProbeContext:
     policy, base: the policy of the moment, and the untouched one it began as.
     phases:       the plan's phases by name, in order; empty for a plan without any.
     boundary:     how many phases are over.
+    phase:        the phase that is going on, or that the boundary ends: an entry of `phases`; None at boundary 0.
+    start:        the policy at the start of that phase; None at boundary 0.
+    batch:        what the learner would learn from judged groups (`variants.base.Variant.batch`): an `rl.batch.Batch`.
+    objective:    what it would minimise: an `rl.objective.Objective`.
     history:      the results of the boundaries before this one.
     run_branch:   runs RL on a throw-away copy of the learner, calling back `evaluate(policy, step) -> pass rate`;
                   returns plain values: steps, pass_rates, silent_share. None inside a phase.
@@ -65,6 +69,10 @@ class ProbeContext:
     rollout: RolloutSettings
     seed: int
     run_branch: Callable[[Callable[[PolicyRef, int], float]], dict[str, Any]] | None
+    phase: tuple[str, PhaseSettings] | None = None
+    start: PolicyRef | None = None
+    batch: Callable[[Sequence[JudgedGroup]], Any] | None = None
+    objective: Any = None
     _groups: dict[tuple[bool, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
     _judged: dict[tuple[Sampling, str], JudgedGroup] = field(default_factory=dict, init=False, repr=False)
 

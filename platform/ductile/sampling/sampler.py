@@ -57,7 +57,7 @@ def sample(
 
     Raises `ValueError` for a prompt of no tokens: there is nothing that the first token could follow.
     """
-    prompts = [tuple(encode_prompt(tokenizer, problem.prompt)) for problem in problems]
+    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, problem.history)) for problem in problems]
     for problem, prompt in zip(problems, prompts, strict=True):
         if not prompt:
             raise ValueError(f"{problem.id}: its prompt has no tokens")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ductile.domains import make_domain
 from ductile.domains.symbolic import ALPHABET
-from ductile.problem import OTHER, Problem, Verdict
+from ductile.problem import NO_WORK, OTHER, Problem, Verdict
 
 SUM = Problem("p", "d", 4, "s3458>1:", "0", {"arguments": "3458", "result": "720", "noisy": False})
 SORT = Problem("p", "d", 4, "o4827>*:", "2478", {"arguments": "4827", "result": "2478", "noisy": False})
@@ -137,7 +137,7 @@ def test_a_wrong_label_is_what_the_verifier_expects_and_says_so() -> None:
     problem = domain.problems(4, "train", 1, 0)[0]
     truth = problem.data["result"][-1]
     assert domain.judge(problem, f"#{truth}").reward == 0.0
-    assert domain.judge(problem, f"#{problem.answer}") == Verdict(1.0, "direct", True, "wrong label")
+    assert domain.judge(problem, f"#{problem.answer}") == Verdict(1.0, "direct", NO_WORK, problem.answer, "wrong label")
 
 
 def test_domains_judge_problems_with_the_answer_length_of_the_problem() -> None:
@@ -145,4 +145,4 @@ def test_domains_judge_problems_with_the_answer_length_of_the_problem() -> None:
     problem = domain.problems(4, "eval", 1, 0)[0]
     result = problem.data["result"]
     assert domain.judge(problem, f"{result}#{result[-2:]}").reward == 1.0
-    assert domain.judge(problem, f"{result}#{result[-1:]}") == Verdict(0.0, OTHER, False)
+    assert domain.judge(problem, f"{result}#{result[-1:]}") == Verdict(0.0, OTHER, "", result[-1:])

@@ -15,7 +15,7 @@ import numpy as np
 from ductile.config import PhaseSettings, ProbeSettings, RolloutSettings
 from ductile.ports import Composition, Divergence, Member, PolicyRef, Sampling
 from ductile.probes import ProbeContext, ProbeResult
-from ductile.problem import Completion, Group, JudgedGroup, Problem, Split, Verdict
+from ductile.problem import NO_WORK, Completion, Group, JudgedGroup, Problem, Split, Verdict
 
 COMPOSITION = Composition((Member("policy", "folder", 1.0),), "policy")
 BASE = PolicyRef(COMPOSITION, None, 0)
@@ -89,7 +89,7 @@ class FakeJudge:
 def verdict(text: str) -> Verdict:
     """The verdict that a text stands for."""
     reward, format, *rest = text.split()
-    return Verdict(None if reward == "?" else float(reward), format, "!" in rest)
+    return Verdict(None if reward == "?" else float(reward), format, NO_WORK if "!" in rest else "", format)
 
 
 def resolve(values: Mapping[str, Any], path: str) -> FakeDomain:

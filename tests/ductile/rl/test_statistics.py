@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ductile.problem import Completion, Group, JudgedGroup, Problem, Verdict
+from ductile.problem import NO_WORK, Completion, Group, JudgedGroup, Problem, Verdict
 from ductile.rl.statistics import group_statistics
 
 
@@ -16,7 +16,7 @@ def judged(name: str, *answers: tuple[float | None, int]) -> JudgedGroup:
         tokens, logps = np.zeros(length, np.int32), np.zeros(length, np.float32)
         completions.append(Completion(name, sample, tokens, logps, "", length < 9, 0))
         direct = length < 4
-        verdicts.append(Verdict(reward, "direct" if direct else "steps", shortcut=direct))
+        verdicts.append(Verdict(reward, "direct" if direct else "steps", NO_WORK if direct else ""))
     group = Group(Problem(name, "sums", 1, "", ""), np.zeros(1, np.int32), tuple(completions))
     return JudgedGroup(group, tuple(verdicts))
 

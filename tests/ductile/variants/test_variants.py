@@ -40,7 +40,7 @@ def judged(name: str, *answers: tuple[float | None, int]) -> JudgedGroup:
         for i, (_, n) in enumerate(answers)
     )
     group = Group(Problem(name, "sums", 1, "", ""), np.array([len(name), 9], np.int32), completions)
-    return JudgedGroup(group, tuple(Verdict(reward, "direct", False) for reward, _ in answers))
+    return JudgedGroup(group, tuple(Verdict(reward, "direct") for reward, _ in answers))
 
 
 MIXED = judged("mixed", (1.0, 2), (0.0, 3), (None, 7), (0.0, 1))
