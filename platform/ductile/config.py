@@ -209,6 +209,14 @@ class BranchSettings:
 
 
 @dataclass(frozen=True)
+class DiversitySettings:
+    """The diversity probe: many completions of few problems."""
+
+    problems: int = setting(16, "evaluation problems per domain and level, the first of retention's", low=1)
+    samples: int = setting(16, "completions of each (n of pass@k and maj@k)", low=2)
+
+
+@dataclass(frozen=True)
 class ProbeSettings:
     """What is measured at every phase boundary."""
 
@@ -223,6 +231,7 @@ class ProbeSettings:
     every: int = setting(
         0, "also measure retention and formats every so many steps inside a phase; 0: boundaries only", low=0
     )
+    diversity: DiversitySettings = setting(DiversitySettings, "the diversity probe")
     branch: BranchSettings = setting(BranchSettings, "the branch probe")
 
 

@@ -39,14 +39,18 @@ SECTIONS = {
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
     "weighs every skill and level alike.",
     "retention_new": "",
-    "drift": "Drift probe: exact KL to the base, over the full vocabulary at each position. Forward is KL(base || policy) "
-    "on completions of the base, reverse is KL(policy || base) on completions of the policy.",
+    "drift": "Drift probe: exact KL to the base and to the start of the phase, over the full vocabulary at each position. "
+    "Forward is KL(reference || policy) on completions of the reference, reverse is KL(policy || reference) on "
+    "completions of the policy.",
     "format": "Formats probe: how the evaluation problems are answered.",
+    "format_pass_rate": "",
     "shortcut": "",
+    "diversity": "Diversity probe: many completions of few problems.",
     "plasticity": "Branch probe: RL for a fixed budget on a domain that the plan does not hold, then thrown away.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
+    "cost": "",
     "pretrain": "Pretraining: a base model built from scratch.",
 }
 """What each first part of a name covers, in the order of the page; empty: listed under the one before."""
@@ -95,22 +99,45 @@ METRICS: tuple[Metric, ...] = (
     Metric("retention/unjudged_share", "share", "evaluation completions that could not be judged; they are in no mean"),
     Metric("retention_new/<phase>/L<level>", "rate", "pass rate on a phase's domain at a level, without noise or leniency"),
     *(
-        Metric(f"drift/kl_{direction}_base{per}/{prompts}", unit, f"{formula} on {what}")
-        for direction, formula in (("forward", "KL(base || policy)"), ("reverse", "KL(policy || base)"))
+        Metric(f"drift/kl_{direction}_{reference}{per}/{prompts}", unit, f"{formula} on {what}")
+        for reference in ("base", "start")
+        for direction, formula in (("forward", f"KL({reference} || policy)"), ("reverse", f"KL(policy || {reference})"))
         for per, unit in (("", "nats/token"), ("_sequence", "nats/completion"))
         for prompts, what in (
             ("new", "prompts of the plan's phases"),
             ("prior", "prompts of the prior skills"),
+            ("prior/<skill>", "prompts of one prior skill"),
             ("neutral", "prompts of neither"),
         )
     ),
     Metric("format/<skill>/<format>", "share", "a prior skill's completions in this format, over its levels"),
+    Metric("format_pass_rate/<skill>/<format>", "rate", "pass rate of a prior skill's completions in this format; left out when there is none"),
     Metric("format/entropy_prior", "nats", "entropy of the format shares, mean over prior skills"),
     Metric("format/effective_prior", "formats", "exp(entropy), the effective number of formats, mean over prior skills"),
     Metric("format/length_prior", "tokens", "mean completion length on prior skills"),
     Metric("format/length_new", "tokens", "mean completion length on the plan's phases"),
     Metric("shortcut/prior", "share", "completions on prior skills that skip the required work"),
     Metric("shortcut/new", "share", "completions on the plan's phases that skip the required work"),
+    *(
+        Metric(f"shortcut/{prompts}/{kind}", "share", f"completions on {what} that {does}")
+        for prompts, what in (("prior", "prior skills"), ("new", "the plan's phases"))
+        for kind, does in (
+            ("no_work", "answer without any work"),
+            ("repeated", "give the answer several times"),
+            ("skipped", "leave out some of the required steps"),
+        )
+    ),
+    *(
+        metric
+        for prompts, what in (("prior", "prior skills"), ("new", "the plan's phases"))
+        for metric in (
+            Metric(f"diversity/{prompts}/pass_at_<k>", "rate", f"unbiased pass@k, mean over {what}' cells"),
+            Metric(f"diversity/{prompts}/maj_at_<k>", "rate", "majority vote over k completions is right"),
+            Metric(f"diversity/{prompts}/distinct_right", "solutions", "different right completions of a problem, by text"),
+            Metric(f"diversity/{prompts}/distinct_share", "share", "different texts among a solved problem's right completions"),
+            Metric(f"diversity/{prompts}/token_entropy", "nats/token", "entropy of the policy at its completions' positions"),
+        )
+    ),
     Metric("plasticity/branch_auc", "rate", "mean pass rate over the budget, by the trapezoid rule"),
     Metric("plasticity/branch_start", "rate", "pass rate before the first step"),
     Metric("plasticity/branch_end", "rate", "pass rate after the last step"),
@@ -120,6 +147,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("plasticity/branch_silent_share", "share", "mean share of silent groups in the branch; near 1 the policy failed to explore"),
     Metric("phase/index", "count", "position of the phase in the plan, from 0"),
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
+    Metric("cost/<probe>/seconds", "s", "time of the probe, completions included that it asked for first"),
+    Metric("cost/<probe>/generated_tokens", "tokens", "tokens sampled for the probe, times the models that each had to pass through"),
+    Metric("cost/<probe>/forward_tokens", "tokens", "tokens that were scored or looked into for the probe, times the models"),
     Metric("time/probe_s", "s", "time of the probes at a boundary"),
     Metric("budget/completions", "count", "completions sampled for training since the run began; probes are not counted"),
     Metric("budget/sampled_tokens", "tokens", "tokens sampled for training since the run began"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
+from ductile.probes.cost import Meter, MeteredPool
+from ductile.probes.diversity import DiversityProbe
 from ductile.probes.drift import DriftProbe
 from ductile.probes.formats import FormatsProbe
 from ductile.probes.retention import RetentionProbe
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), BranchProbe())
+    probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), DiversityProbe(), BranchProbe())
 }
 
 INSIDE_A_PHASE = ("retention", "formats")
@@ -22,13 +26,15 @@ __all__ = ["INSIDE_A_PHASE", "PROBES", "Probe", "ProbeContext", "ProbeResult", "
 
 
 def run_probes(context: ProbeContext, names: Sequence[str]) -> ProbeResult:
-    """Run the named probes; one result with all their metrics and tables, and the versions of the probes."""
+    """Run the named probes; one result with all their metrics and tables, their versions and what each cost."""
+    pool = MeteredPool(context.pool)
+    context, meter = replace(context, pool=pool), Meter(pool)
     metrics: dict[str, float] = {}
     tables: dict[str, list[dict[str, Any]]] = {
         "probes": [{"name": name, "version": PROBES[name].version} for name in names]
     }
     for name in names:
-        result = PROBES[name].measure(context)
+        result = meter.run(name, partial(PROBES[name].measure, context))
         metrics |= result.metrics
         tables |= result.tables
-    return ProbeResult(metrics, tables)
+    return ProbeResult(metrics | meter.metrics, tables)

@@ -73,7 +73,7 @@ class ProbeContext:
     start: PolicyRef | None = None
     batch: Callable[[Sequence[JudgedGroup]], Any] | None = None
     objective: Any = None
-    _groups: dict[tuple[bool, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
+    _groups: dict[tuple[str, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
     _judged: dict[tuple[Sampling, str], JudgedGroup] = field(default_factory=dict, init=False, repr=False)
 
     def sampling(self, top_p: float, stream: str = STREAM) -> Sampling:
@@ -81,12 +81,13 @@ class ProbeContext:
         rollout = self.rollout
         return Sampling(self.seed, stream, self.settings.samples, rollout.max_tokens, rollout.temperature, top_p)
 
-    def completions(self, problems: Sequence[Problem], sampling: Sampling, of_base: bool = False) -> list[Group]:
-        """A group for each problem, sampled from the policy or from the base, and never twice in this context."""
-        keys = [(of_base, sampling, problem.id) for problem in problems]
+    def completions(self, problems: Sequence[Problem], sampling: Sampling, of: PolicyRef | None = None) -> list[Group]:
+        """A group for each problem, sampled from the policy or from the one given, and never twice in this context."""
+        policy = of or self.policy
+        place = "base" if policy is self.base else "start" if policy is self.start else "policy"
+        keys = [(place, sampling, problem.id) for problem in problems]
         missing = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in self._groups}
         if missing:
-            policy = self.base if of_base else self.policy
             groups = self.pool.generate(policy, list(missing.values()), sampling)
             self._groups.update(zip(missing, groups, strict=True))
         return [self._groups[key] for key in keys]

@@ -34,15 +34,16 @@ class Cell:
 class Outcomes:
     """A cell's completions as arrays over those that could be judged.
 
-    passed, shortcut, finished: [judged] bool;  length: [judged] int64, tokens, the end-of-sequence token included
-    formats: the format of each;  unjudged: how many completions were left out
+    passed, finished: [judged] bool;  length: [judged] int64, tokens, the end-of-sequence token included
+    formats, shortcuts: the format of each, and its kind of shortcut, empty for none
+    unjudged: how many completions were left out
     """
 
     passed: NDArray[np.bool_]
-    shortcut: NDArray[np.bool_]
     finished: NDArray[np.bool_]
     length: NDArray[np.int64]
     formats: tuple[str, ...]
+    shortcuts: tuple[str, ...]
     unjudged: int
 
 
@@ -84,10 +85,10 @@ def outcomes(judged: Sequence[JudgedGroup]) -> Outcomes:
     known = [(completion, verdict, verdict.reward) for completion, verdict in pairs if verdict.reward is not None]
     return Outcomes(
         passed=np.array([reward > SUCCESS for _, _, reward in known], np.bool_),
-        shortcut=np.array([verdict.shortcut for _, verdict, _ in known], np.bool_),
         finished=np.array([completion.finished for completion, _, _ in known], np.bool_),
         length=np.array([len(completion.tokens) for completion, _, _ in known], np.int64),
         formats=tuple(verdict.format for _, verdict, _ in known),
+        shortcuts=tuple(verdict.shortcut_kind for _, verdict, _ in known),
         unjudged=len(pairs) - len(known),
     )
 

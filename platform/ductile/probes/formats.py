@@ -1,8 +1,9 @@
 """How the policy answers: formats and their diversity, completion length, and answers given without the work.
 
 Read off the same completions as retention. Diversity is the entropy H of a skill's format shares in nats, and exp(H),
-the effective number of formats (Hill number of order 1). Length and shortcuts are averaged like pass rates: over the
-completions of a cell, then over cells.
+the effective number of formats (Hill number of order 1). Echo Chamber (arXiv 2504.07912) follows the same shares and the
+pass rate within each format over the first pass over the data. Length and shortcuts are averaged like pass rates: over
+the completions of a cell, then over cells. A shortcut is of one of three kinds: no work, a repeated answer, skipped steps.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import numpy as np
 from ductile.metrics import segment
 from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import Cell, Outcomes, evaluate, macro_mean, present
-from ductile.problem import OTHER
+from ductile.problem import OTHER, SHORTCUTS
 
 
 class FormatsProbe:
     """`format/*` and `shortcut/*`."""
 
     name = "formats"
-    version = 1
+    version = 2
 
     def measure(self, context: ProbeContext) -> ProbeResult:
         measured = evaluate(context)
@@ -33,6 +34,11 @@ class FormatsProbe:
         metrics: dict[str, float | None] = {
             f"format/{row['skill']}/{segment(row['format'])}": row["share"] for row in rows if row["kind"] == "prior"
         }
+        metrics |= {
+            f"format_pass_rate/{row['skill']}/{segment(row['format'])}": row["pass_rate"]
+            for row in rows
+            if row["kind"] == "prior"
+        }
         metrics["format/entropy_prior"] = macro_mean([entropy(share) for share in shares])
         metrics["format/effective_prior"] = macro_mean([effective_formats(share) for share in shares])
         lengths = [_length_row(cell, outcome) for cell, outcome in measured]
@@ -40,6 +46,8 @@ class FormatsProbe:
             of_kind = [row for row in lengths if row["kind"] == kind]
             metrics[f"format/length_{kind}"] = macro_mean([row["length_mean"] for row in of_kind])
             metrics[f"shortcut/{kind}"] = macro_mean([row["shortcut_share"] for row in of_kind])
+            for name in SHORTCUTS:
+                metrics[f"shortcut/{kind}/{name}"] = macro_mean([row[name] for row in of_kind])
         return ProbeResult(present(metrics), {"formats": rows, "lengths": lengths})
 
 
@@ -105,6 +113,7 @@ def _length_row(cell: Cell, outcome: Outcomes) -> dict[str, Any]:
         "level": cell.level,
         "completions": len(outcome.length),
         "length_mean": float(outcome.length.mean()) if some else None,
-        "shortcut_share": float(outcome.shortcut.mean()) if some else None,
+        "shortcut_share": float(np.mean([kind != "" for kind in outcome.shortcuts])) if some else None,
+        **{name: outcome.shortcuts.count(name) / len(outcome.shortcuts) if some else None for name in SHORTCUTS},
         "truncated_share": float((~outcome.finished).mean()) if some else None,
     }

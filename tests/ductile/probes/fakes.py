@@ -1,7 +1,8 @@
 """A pool, a judge and a domain whose every answer is written down by the test.
 
-A completion's text is its verdict: `1 steps` is right in the format steps, `0 direct !` wrong and a shortcut,
-`? other` could not be judged. Its tokens are as many as `lengths` says, else 3.
+A completion's text is its verdict: `1 steps` is right in the format steps, `0 direct !` wrong and a shortcut
+(`!skipped` one of that kind), `? other` could not be judged; `=7` is the answer that it states. Its tokens are as many as `lengths`
+says, else 3.
 """
 
 from __future__ import annotations
@@ -89,7 +90,17 @@ class FakeJudge:
 def verdict(text: str) -> Verdict:
     """The verdict that a text stands for."""
     reward, format, *rest = text.split()
-    return Verdict(None if reward == "?" else float(reward), format, NO_WORK if "!" in rest else "", format)
+    return Verdict(
+        None if reward == "?" else float(reward),
+        format,
+        _shortcut(rest),
+        next((w[1:] for w in rest if w[0] == "="), None),
+    )
+
+
+def _shortcut(words: Sequence[str]) -> str:
+    kinds = [word[1:] or NO_WORK for word in words if word[0] == "!"]
+    return kinds[0] if kinds else ""
 
 
 def resolve(values: Mapping[str, Any], path: str) -> FakeDomain:

@@ -55,7 +55,8 @@ def test_each_number_reaches_its_own_metric() -> None:
     assert result.metrics == expected
     check_declared(result.metrics)
     assert result.tables["drift"][1] == {
-        "kind": "new",
+        "reference": "base",
+        "prompts": "new",
         "direction": "reverse",
         "kl_token": 2.2,
         "kl_sequence": 2.4,
@@ -87,3 +88,45 @@ def test_policy_is_not_sampled_again_after_retention() -> None:
     run_probes(context(pool, SETTINGS, PHASES), ["retention", "drift"])
     of_policy = [ids for policy, ids, _ in pool.generated if policy is POLICY]
     assert of_policy[1:] == [["n/1/0", "n/1/1", "n/1/2"]]  # neutral prompts are in no retention
+
+
+TWO_SKILLS = ProbeSettings(
+    prior={"sums": SkillSettings({"name": "s"}, (2,)), "words": SkillSettings({"name": "w"}, (1,))},
+    problems=4,
+    drift_problems=2,
+)
+
+
+def test_each_prior_skill_is_also_measured_alone() -> None:
+    pool = FakePool(right, divergences=numbered(6))
+    result = DriftProbe().measure(context(pool, TWO_SKILLS))
+    assert [[group.problem.id for group in groups] for _, _, groups, _ in pool.compared[::2]] == [
+        ["s/2/0", "w/1/0"],
+        ["s/2/0", "s/2/1"],
+        ["w/1/0", "w/1/1"],
+    ]
+    assert result.metrics["drift/kl_reverse_base/prior/words"] == 6.2
+    check_declared(result.metrics)
+
+
+def test_drift_from_the_start_of_the_phase_has_the_start_as_its_reference() -> None:
+    start = replace(BASE, weights="start", version=4)
+    pool = FakePool(right, divergences=numbered(4))
+    given = replace(context(pool, replace(SETTINGS, neutral={})), start=start)
+    result = DriftProbe().measure(given)
+    assert [(p, q) for p, q, _, _ in pool.compared] == [(POLICY, BASE)] * 2 + [(POLICY, start)] * 2
+    writers = [{c.policy_version for group in groups for c in group.completions} for _, _, groups, _ in pool.compared]
+    assert writers == [{BASE.version}, {POLICY.version}, {start.version}, {POLICY.version}]
+    assert result.metrics["drift/kl_forward_start/prior"] == 3.1
+    assert result.metrics["drift/kl_reverse_start/prior"] == 4.2
+    check_declared(result.metrics)
+
+
+def test_first_phase_starts_from_the_base_and_is_not_measured_twice() -> None:
+    pool = FakePool(right, divergences=numbered(2))
+    given = replace(context(pool, replace(SETTINGS, neutral={})), start=replace(BASE, weights="same"))
+    metrics = DriftProbe().measure(given).metrics
+    assert len(pool.compared) == 2
+    for per in ("", "_sequence"):
+        assert metrics[f"drift/kl_forward_start{per}/prior"] == metrics[f"drift/kl_forward_base{per}/prior"]
+        assert metrics[f"drift/kl_reverse_start{per}/prior"] == metrics[f"drift/kl_reverse_base{per}/prior"]

@@ -7,7 +7,7 @@ import numpy as np
 from ductile.config import PhaseSettings, ProbeSettings, SkillSettings
 from ductile.probes import run_probes
 from ductile.probes.evaluation import Cell, cells, interleaved, macro_mean, outcomes, present
-from ductile.problem import Completion, Group, JudgedGroup, Problem
+from ductile.problem import NO_WORK, Completion, Group, JudgedGroup, Problem
 from tests.ductile.probes.fakes import BASE, POLICY, FakeDomain, FakePool, context, verdict
 
 SETTINGS = ProbeSettings(prior={"sums": SkillSettings({"name": "s"}, (2, 3))}, problems=2, samples=2)
@@ -46,8 +46,8 @@ def test_base_and_policy_are_sampled_apart_with_the_same_keys() -> None:
     pool = FakePool(right)
     given = context(pool, SETTINGS)
     problems = FakeDomain("s").problems(2, "eval", 2, 0)
-    for of_base in (True, False, True):
-        given.completions(problems, given.sampling(1.0), of_base=of_base)
+    for policy in (BASE, None, BASE):
+        given.completions(problems, given.sampling(1.0), of=policy)
     assert [call[0] for call in pool.generated] == [BASE, POLICY]
     assert pool.generated[0][2] == pool.generated[1][2]
 
@@ -75,7 +75,7 @@ def test_outcomes_leave_out_what_could_not_be_judged() -> None:
     )
     found = outcomes([JudgedGroup(group, tuple(verdict(text) for text in texts))])
     assert found.passed.tolist() == [True, False, True]  # one half is no pass
-    assert found.shortcut.tolist() == [False, True, False]
+    assert found.shortcuts == ("", NO_WORK, "")
     assert found.finished.tolist() == [True, True, False]
     assert found.length.tolist() == [1, 3, 4]
     assert found.formats == ("steps", "direct", "cut")

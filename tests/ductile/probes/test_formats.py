@@ -69,6 +69,22 @@ def test_lengths_and_shortcuts_are_means_over_cells(result: ProbeResult) -> None
     assert result.metrics["shortcut/new"] == 0.5
 
 
+def test_kinds_of_shortcut_are_counted_apart_and_add_up() -> None:
+    texts = {"s/2": ["1 steps", "1 direct !no_work", "0 other !repeated", "0 other !skipped"]}
+    pool = FakePool(lambda problem, sample: texts["s/2"][int(problem.id.rsplit("/", 1)[1])])
+    settings = ProbeSettings(prior={"sums": SkillSettings({"name": "s"}, (2,))}, problems=4)
+    metrics = FormatsProbe().measure(context(pool, settings)).metrics
+    kinds = [metrics[f"shortcut/prior/{kind}"] for kind in ("no_work", "repeated", "skipped")]
+    assert kinds == [0.25, 0.25, 0.25]
+    assert metrics["shortcut/prior"] == sum(kinds)
+
+
+def test_pass_rate_within_a_format_is_left_out_where_the_format_does_not_occur(result: ProbeResult) -> None:
+    assert result.metrics["format_pass_rate/sums/steps"] == pytest.approx(2 / 3)
+    assert result.metrics["format_pass_rate/sums/direct"] == 0.25
+    assert "format_pass_rate/words/direct" not in result.metrics
+
+
 def test_rows_hold_the_pass_rate_given_the_format(result: ProbeResult) -> None:
     rows = {(row["skill"], row["format"]): row for row in result.tables["formats"]}
     assert rows["sums", "steps"]["pass_rate"] == pytest.approx(2 / 3)
