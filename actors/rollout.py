@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -17,6 +17,8 @@ from ductile.problem import Group, Problem
 from ductile.sampling.worker import Published, RolloutWorker, new_token
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @ray.remote(max_restarts=-1)
@@ -33,6 +35,9 @@ class RolloutActor:
         self, p: PolicyRef, p_state: Any, q: PolicyRef, q_state: Any, groups: list[Group], temperature: float
     ) -> Divergence:
         return self._worker.divergence(_with_state(p, p_state), _with_state(q, q_state), groups, temperature)
+
+    def inspect(self, policy: PolicyRef, state: Any, measure: Callable[[Any], T]) -> T:
+        return self._worker.inspect(_with_state(policy, state), measure)
 
 
 class LostCall(RuntimeError):
@@ -78,6 +83,12 @@ class ActorPool:
         (bare_p, state_p), (bare_q, state_q) = _split(p), _split(q)
         call = lambda actor: actor.divergence.remote(bare_p, state_p, bare_q, state_q, list(groups), temperature)  # noqa: E731
         return self._call([call])[0]
+
+    def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
+        """What `measure` says of the policy, on one actor."""
+        bare, state = _split(policy)
+        result: T = self._call([lambda actor: actor.inspect.remote(bare, state, measure)])[0]
+        return result
 
     def _call(self, calls: Sequence[Callable[[ActorHandle], Any]]) -> list[Any]:
         """Make each call on an actor of its own; one that is lost is made again, on the next actor."""

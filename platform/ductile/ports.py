@@ -6,12 +6,14 @@ has. Calls carry it, so a rollout worker keeps no state that a retried call on a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ductile.problem import Group, JudgedGroup, Problem
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class RolloutPool(Protocol):
 
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         """Exact KL between p and q on the given completions (see `Divergence`)."""
+
+    def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
+        """What `measure` says of the loaded policy (`probes.base.Inspected`), where the policy is.
+
+        `measure` is sent there: a function of a module, or a `functools.partial` of one. It returns plain values or
+        NumPy arrays, and may be called again when a call is lost.
+        """
 
 
 class Learner(Protocol):

@@ -16,7 +16,8 @@ class Row:
     """One completion to learn from.
 
     prompt, completion: [length] int32 token ids; behaviour_logps: [completion length] float32, nats;
-    advantage: the completion's; weight: of each of its tokens in the step's average (`rl.losses.token_weights`).
+    advantage: the completion's; weight: of each of its tokens in the step's average (`rl.losses.token_weights`);
+    successes: how many completions of its group succeeded (k), -1 where that is not known.
     """
 
     prompt: NDArray[np.int32]
@@ -24,6 +25,7 @@ class Row:
     behaviour_logps: NDArray[np.float32]
     advantage: float
     weight: float
+    successes: int = -1
 
     @property
     def tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What a rollout worker does: load the named policy, sample from it, compare two of them.
+"""What a rollout worker does: load the named policy, sample from it, compare two of them, look inside one.
 
 A worker keeps models only to save time. Every call names its policy completely, so a call that is tried again on
 a fresh worker gives the same answer.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_tokenizer
 from ductile.ports import Composition, Divergence, PolicyRef, Sampling
@@ -23,6 +24,11 @@ from ductile.sampling.sampler import sample
 
 KEPT_POLICIES = 4
 """Policies a worker keeps loaded: two variants and the base of each, as when two runs share it."""
+
+Place = Literal["policy", "reference", "untouched"]
+"""Where a loaded policy stands: what is measured, what it is compared with, and the folders as they are."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ class RolloutWorker:
             torch.set_num_threads(threads)
         self._dtype = dtype
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._policies: OrderedDict[tuple[Composition, bool], ComposedPolicy] = OrderedDict()
-        self._loaded: dict[tuple[Composition, bool], str] = {}
+        self._policies: OrderedDict[tuple[Composition, Place], ComposedPolicy] = OrderedDict()
+        self._loaded: dict[tuple[Composition, Place], str] = {}
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """`sampling.samples` completions of each problem, in order."""
@@ -56,11 +62,16 @@ class RolloutWorker:
 
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         """Exact KL between p and q on the given completions."""
-        return divergence(self._policy(p), self._policy(q), groups, temperature)
+        return divergence(self._policy(p), self._policy(q, "reference"), groups, temperature)
 
-    def _policy(self, ref: PolicyRef) -> ComposedPolicy:
-        # Untouched and trained versions of one composition live side by side: comparing them loads neither twice.
-        key = (ref.composition, ref.weights is None)
+    def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
+        """What `measure` says of the loaded policy."""
+        return measure(LoadedPolicy(self._policy(policy)))
+
+    def _policy(self, ref: PolicyRef, place: Place = "policy") -> ComposedPolicy:
+        # One composition can be loaded at every place at once. Two trained versions must never share one when they are
+        # compared, and the untouched one, which never changes, is kept but once.
+        key: tuple[Composition, Place] = (ref.composition, "untouched" if ref.weights is None else place)
         if key not in self._policies:
             self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype).to(self._device)
             self._loaded.pop(key, None)

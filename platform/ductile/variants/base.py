@@ -11,7 +11,7 @@ import torch
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition
-from ductile.problem import JudgedGroup
+from ductile.problem import SUCCESS, JudgedGroup
 from ductile.rl.advantages import group_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
@@ -44,7 +44,7 @@ def policy_gradient_batch(judged: Sequence[JudgedGroup], settings: RunSettings, 
     objective has a term that acts on them too: they would add nothing but time.
     """
     known = [
-        (group.group.prompt_tokens, completion, float(advantage))
+        (group.group.prompt_tokens, completion, float(advantage), int((group.rewards > SUCCESS).sum()))
         for group in judged
         for completion, advantage in zip(
             group.group.completions,
@@ -53,12 +53,12 @@ def policy_gradient_batch(judged: Sequence[JudgedGroup], settings: RunSettings, 
         )
         if not np.isnan(advantage)
     ]
-    lengths = torch.tensor([len(completion.tokens) for _, completion, _ in known], dtype=torch.int64)
+    lengths = torch.tensor([len(completion.tokens) for _, completion, _, _ in known], dtype=torch.int64)
     weights = token_weights(lengths, settings.objective.length_norm, settings.rollout.max_tokens).tolist()
     return Batch(
         tuple(
-            Row(prompt, completion.tokens, completion.logps, advantage, weight)
-            for (prompt, completion, advantage), weight in zip(known, weights, strict=True)
+            Row(prompt, completion.tokens, completion.logps, advantage, weight, successes)
+            for (prompt, completion, advantage, successes), weight in zip(known, weights, strict=True)
             if advantage or objective.acts_without_advantage
         )
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from ductile.problem import NO_WORK, Completion, Group, JudgedGroup, Problem, Sp
 COMPOSITION = Composition((Member("policy", "folder", 1.0),), "policy")
 BASE = PolicyRef(COMPOSITION, None, 0)
 POLICY = PolicyRef(COMPOSITION, "trained", 7)
+
+T = TypeVar("T")
 
 Answers = Callable[[Problem, int], str]
 """(problem, sample) -> the text of a completion."""
@@ -45,6 +47,7 @@ class FakePool:
     answers: Answers
     lengths: Mapping[str, int] = field(default_factory=dict)
     divergences: Sequence[Divergence] = ()
+    loaded: Callable[[PolicyRef], Any] | None = None  # policy -> what a measure is given of it
     generated: list[tuple[PolicyRef, list[str], Sampling]] = field(default_factory=list)
     compared: list[tuple[PolicyRef, PolicyRef, list[Group], float]] = field(default_factory=list)
 
@@ -58,6 +61,10 @@ class FakePool:
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         self.compared.append((p, q, list(groups), temperature))
         return self.divergences[len(self.compared) - 1]
+
+    def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
+        assert self.loaded is not None, "this test looks into no policy"
+        return measure(self.loaded(policy))
 
     def _group(self, policy: PolicyRef, problem: Problem, sampling: Sampling) -> Group:
         texts = [self.answers(problem, sample) for sample in range(sampling.samples)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_tokenizer
 from ductile.ports import Composition, Member, PolicyRef, Sampling
@@ -78,3 +80,36 @@ def test_completions_carry_the_policys_version(tiny_folder: str) -> None:
     groups = LocalPool("float32").generate(PolicyRef(composition_of(tiny_folder), None, 17), PROBLEMS, SAMPLING)
     assert {c.policy_version for group in groups for c in group.completions} == {17}
     assert groups[0].prompt_tokens.tolist() == load_tokenizer(tiny_folder)("s12>1:")["input_ids"]
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+def test_two_trained_versions_of_one_composition_are_compared_as_two_folders_are(
+    tiny_llama: Callable[[int], str], kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "KEPT_POLICIES", kept)
+    pool, composition = LocalPool("float32"), composition_of(tiny_llama(0))
+    now, start = (
+        PolicyRef(composition, pool.publish(AutoModelForCausalLM.from_pretrained(tiny_llama(seed)).state_dict()), seed)
+        for seed in (1, 2)
+    )
+    groups = pool.generate(now, PROBLEMS, SAMPLING)
+    folders = [PolicyRef(composition_of(tiny_llama(seed)), None, 0) for seed in (1, 2)]
+    expected = LocalPool("float32").divergence(folders[0], folders[1], groups, 1.0)
+    assert expected.token_forward > 0.01
+    for _ in range(2):
+        assert pool.divergence(now, start, groups, 1.0) == expected
+        assert pool.divergence(start, now, groups, 1.0).token_forward == pytest.approx(expected.token_reverse)
+
+
+def weight_sum(loaded: LoadedPolicy, scale: float) -> float:
+    return scale * sum(float(weight.double().sum()) for weight in loaded.weights().values())
+
+
+def test_measure_is_given_the_policy_that_is_named(tiny_llama: Callable[[int], str]) -> None:
+    pool, composition = LocalPool("float32"), composition_of(tiny_llama(0))
+    models = [AutoModelForCausalLM.from_pretrained(tiny_llama(seed)) for seed in (0, 1)]
+    trained = PolicyRef(composition, pool.publish(models[1].state_dict()), 1)
+    sums = [sum(float(weight.double().sum()) for weight in model.parameters()) for model in models]
+    for _ in range(2):
+        assert pool.inspect(PolicyRef(composition, None, 0), partial(weight_sum, scale=2.0)) == 2 * sums[0]
+        assert pool.inspect(trained, partial(weight_sum, scale=2.0)) == 2 * sums[1]
