@@ -31,10 +31,11 @@ PROJECTIONS = ("down_proj", "fc2", "dense_4h_to_h")
 
 
 class LoadedPolicy:
-    """A policy on its device, in evaluation mode."""
+    """A policy on its device, in evaluation mode. forwarded: tokens that went through it, once for each model."""
 
     def __init__(self, policy: ComposedPolicy) -> None:
         self._policy = policy.eval()
+        self.forwarded = 0
 
     def weights(self) -> dict[str, Tensor]:
         """Parameters of the trainable member by name; a tied one once."""
@@ -77,7 +78,7 @@ class LoadedPolicy:
         """[completion position] entropy of the composed policy's next token, nats."""
         parts = [np.zeros(0)]
         for padded in self._chunks(rows):
-            logits = self._policy(padded.ids, padded.mask)[:, :-1][padded.completion].double()
+            logits = self._logits(padded)[:, :-1][padded.completion].double()
             parts.append(token_entropy(logits / temperature).cpu().numpy())
         return np.concatenate(parts)
 
@@ -98,7 +99,7 @@ class LoadedPolicy:
         weights = list(self._policy.trainable.parameters())
         total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         for micro in micro_batches(batch, MICRO_TOKENS, self._policy.device):
-            logits = self._policy(micro.padded.ids, micro.padded.mask)
+            logits = self._logits(micro.padded)
             loss, _ = micro_loss(logits, None, micro, objective, temperature)
             _add(total, torch.autograd.grad(loss, weights, allow_unused=True))
         return [tensor.cpu() for tensor in total]  # one for each k is kept: not where the policy is
@@ -108,7 +109,7 @@ class LoadedPolicy:
         tokens = sum(len(completion) for _, completion in rows)
         for padded in self._chunks(rows):
             with torch.enable_grad(), _Inputs(output_projections(self._policy.trainable)) as inputs:
-                logits = self._policy(padded.ids, padded.mask)[:, :-1][padded.completion]
+                logits = self._logits(padded)[:, :-1][padded.completion]
                 following = padded.ids[:, 1:][padded.completion]
                 nll = nn.functional.cross_entropy(logits, following, reduction="sum") / tokens
             yield padded, nll, inputs
@@ -117,7 +118,12 @@ class LoadedPolicy:
         for start in range(0, len(rows), CHUNK):
             yield pad_rows(rows[start : start + CHUNK], self._policy.device)
 
+    def _logits(self, padded: Padded) -> Tensor:
+        self.forwarded += int(padded.mask.sum()) * len(self._policy.composition.members)
+        return self._policy(padded.ids, padded.mask)
+
     def _member(self, padded: Padded, output_hidden_states: bool = False) -> Any:
+        self.forwarded += int(padded.mask.sum())
         return self._policy.trainable(
             input_ids=padded.ids,
             attention_mask=padded.mask,

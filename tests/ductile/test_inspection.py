@@ -245,3 +245,16 @@ def test_dropout_never_acts() -> None:
     assert next(iter(single(model).hidden_states(ROWS))).states.equal(
         next(iter(single(gpt2().eval()).hidden_states(ROWS))).states
     )
+
+
+def test_every_token_counts_once_for_each_model_it_goes_through() -> None:
+    tokens = sum(len(prompt) + len(completion) for prompt, completion in ROWS)
+    alone = single(llama())
+    list(alone.hidden_states(ROWS))
+    assert alone.forwarded == tokens
+    alone.entropies(ROWS, 1.0)
+    assert alone.forwarded == 2 * tokens
+    three = proxy()
+    list(three.hidden_states(ROWS))  # of the trainable member alone
+    three.entropies(ROWS, 1.0)
+    assert three.forwarded == (1 + 3) * tokens

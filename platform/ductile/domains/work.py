@@ -99,7 +99,7 @@ def shortcut(text: str, arguments: str, works: Mapping[str, Work], answer_shape:
 
 def final_answer(text: str, bare: bool) -> str | None:
     """What stands after the last `#`; None without any, unless a bare answer counts."""
-    work, mark, answer = text.rpartition(MARK)
+    _, mark, answer = text.rpartition(MARK)
     return (answer if mark else text if bare else "") or None
 
 

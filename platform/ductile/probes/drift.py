@@ -1,7 +1,7 @@
 """How far the policy has moved from the base and from the start of the phase: exact KL in both directions.
 
-Each direction is an expectation under its own first argument: KL(reference || policy) is measured on completions sampled
-from the reference, KL(policy || reference) on completions of the policy. At every position the KL is exact over the
+Each direction is an expectation under its own first argument: KL(reference || policy) is measured on completions of
+the reference, KL(policy || reference) on completions of the policy. At every position the KL is exact over the
 vocabulary; only the prefixes are sampled. It is averaged over tokens, or summed over a completion first: the second is
 an estimate of the KL of whole completions (chain rule). Prompts are those of the plan's phases (new), of the prior
 skills, together and each alone, and of neither (neutral). Forgetting is said to follow the forward

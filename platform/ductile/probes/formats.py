@@ -1,9 +1,10 @@
 """How the policy answers: formats and their diversity, completion length, and answers given without the work.
 
 Read off the same completions as retention. Diversity is the entropy H of a skill's format shares in nats, and exp(H),
-the effective number of formats (Hill number of order 1). Echo Chamber (arXiv 2504.07912) follows the same shares and the
-pass rate within each format over the first pass over the data. Length and shortcuts are averaged like pass rates: over
-the completions of a cell, then over cells. A shortcut is of one of three kinds: no work, a repeated answer, skipped steps.
+the effective number of formats (Hill number of order 1). Echo Chamber (arXiv 2504.07912) follows the same shares, and
+the pass rate within each format, over the first pass over the data. Length and shortcuts are averaged like pass rates:
+over the completions of a cell, then over cells. A shortcut is of one of three kinds: no work, a repeated answer, or
+skipped steps.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A pool, a judge and a domain whose every answer is written down by the test.
 
-A completion's text is its verdict: `1 steps` is right in the format steps, `0 direct !` wrong and a shortcut
-(`!skipped` one of that kind), `? other` could not be judged; `=7` is the answer that it states. Its tokens are as many as `lengths`
-says, else 3.
+A completion's text is its verdict: `1 steps` is right in the format steps, `0 direct !` wrong and a shortcut, and
+`!skipped` one of that kind, `? other` could not be judged; `=7` is the answer that it states. Its tokens are as many as
+`lengths` says, else 3.
 """
 
 from __future__ import annotations
