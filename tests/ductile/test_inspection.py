@@ -254,7 +254,7 @@ def test_every_token_counts_once_for_each_model_it_goes_through() -> None:
     assert alone.forwarded == tokens
     alone.entropies(ROWS, 1.0)
     assert alone.forwarded == 2 * tokens
-    three = proxy()
+    three = proxy(llama(), llama(1))
     list(three.hidden_states(ROWS))  # of the trainable member alone
     three.entropies(ROWS, 1.0)
     assert three.forwarded == (1 + 3) * tokens
