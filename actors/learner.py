@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from actors.branch import RayBrancher
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.rollout import ActorPool, LostCall
 from actors.tracker import RunTracker
@@ -82,8 +84,9 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     # Imported here: the driver and Ray Train's controller need neither torch nor DeepSpeed.
     import torch
 
+    from ductile.branch import LocalBrancher
     from ductile.judge import LocalJudge
-    from ductile.learner import make_learner
+    from ductile.learner import branch_learner, make_learner
     from ductile.loop import Ports, run
     from ductile.variants import make_variant
 
@@ -97,14 +100,22 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     def port(target: Any) -> Any:
         return target if world == 1 else OnRankZero(target, rank, share)
 
+    learner = make_learner(settings, variant, spec.base, spec.expert)
+    brancher: Any
+    if settings.probe.branch.beside:
+        brancher = port(RayBrancher(settings, learner.composition, spec.pool))
+    else:  # on every rank, as the learner is
+        make = functools.partial(branch_learner, settings, variant, learner.composition)
+        brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
     ports = Ports(
         pool=port(spec.pool),
-        learner=make_learner(settings, variant, spec.base, spec.expert),
+        learner=learner,
         difficulty=port(DifficultyClient(actor) if actor is not None else None),
         judge=port(judge),
         tracker=port(spec.tracker),
         store=FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share),
         resolve=judge.domain,
+        brancher=brancher,
     )
     try:
         run(settings, variant, ports, spec.identity)

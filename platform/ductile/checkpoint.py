@@ -1,4 +1,4 @@
-"""Checkpoints as folders that appear in one atomic step, and a memory of measurements of the untouched base."""
+"""Checkpoints and snapshots as folders that appear in one atomic step, and a memory of measurements of the base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,27 @@ class FolderStore:
         """`write(folder)` fills a new folder, which then becomes the latest checkpoint."""
         complete = self._complete()
         number = int(complete[-1].name.split("-")[1]) + 1 if complete else 1
-        temporary = Path(self._share(str(self.folder / f".writing-{uuid.uuid4().hex}")))
-        temporary.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        self._share(None)
+        self._write(write, self.folder / f"checkpoint-{number:06d}")
         if self._rank == 0:
-            _flush(temporary)
-            temporary.rename(self.folder / f"checkpoint-{number:06d}")
-            _flush_folder(self.folder)
             self._tidy()
         self._share(None)
+
+    def snapshot(self, name: str, write: Callable[[Path], None]) -> Path:
+        """`write(folder)` fills a new folder; it takes the place of an earlier snapshot of that name."""
+        self._write(write, self.find_snapshot(name))
+        return self.find_snapshot(name)
+
+    def find_snapshot(self, name: str) -> Path:
+        """The folder of the snapshot of this name."""
+        return self.folder / "snapshots" / name
+
+    def drop_snapshots(self, keep: Sequence[str]) -> None:
+        """Remove every snapshot but those of these names."""
+        self._share(None)  # another rank may still read one
+        if self._rank == 0:
+            for folder in (self.folder / "snapshots").glob("*"):
+                if folder.name not in keep:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""
@@ -62,6 +73,19 @@ class FolderStore:
         if self._rank == 0:
             self.memory.mkdir(parents=True, exist_ok=True)
             write_text(self.memory / f"{key}.json", json.dumps(value))
+
+    def _write(self, write: Callable[[Path], None], target: Path) -> None:
+        temporary = Path(self._share(str(self.folder / f".writing-{uuid.uuid4().hex}")))
+        temporary.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        self._share(None)
+        if self._rank == 0:
+            _flush(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            _flush_folder(target.parent)
+        self._share(None)
 
     def _complete(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*"))

@@ -81,6 +81,9 @@ class PhaseSettings:
     levels: tuple[int, ...] = setting((1,), "levels that the phase's problems are drawn from, each as often")
     steps: int = setting(30, "RL steps", low=1)
     pool: int = setting(512, "how many different problems the phase draws on", low=1)
+    probes: tuple[str, ...] | None = setting(
+        None, "which probes run at the boundary after the phase; unset: probe.probes"
+    )
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ class SkillSettings:
 
 @dataclass(frozen=True)
 class BranchSettings:
-    """The branch probe: RL for a fixed budget on a domain that the plan does not hold, then thrown away."""
+    """The branch probe: training for a fixed budget on a domain that the plan does not hold, then thrown away."""
 
     domain: Mapping[str, Any] = setting(dict, "the domain and its options; empty: no branch probe")
     levels: tuple[int, ...] = setting((1,), "levels of the branch's problems")
@@ -206,6 +209,26 @@ class BranchSettings:
     evals: int = setting(
         5, "evaluations over the branch, the first before its first step and the last after its last", low=2
     )
+    modes: tuple[str, ...] = setting(
+        ("rl", "sft"),
+        "how the branch is trained: by RL, and on worked solutions (the control that needs no exploration)",
+        choices=("rl", "sft"),
+    )
+    optimizers: tuple[str, ...] = setting(
+        ("reset",), "the branch's optimizer: fresh, or as the run left it", choices=("reset", "carried")
+    )
+    seeds: int = setting(1, "repetitions of each branch, with other orders of the problems and other samples", low=1)
+    threshold: float = setting(0.5, "pass rate that steps_to_threshold waits for", above=0, high=1)
+    sft_lr: float | None = setting(None, "learning rate on worked solutions; unset: the run's own", above=0)
+    beside: bool = setting(False, "run the branches as Ray tasks beside the run, in place of in turn")
+
+    def check(self) -> Iterator[str]:
+        for name in ("modes", "optimizers"):
+            names = getattr(self, name)
+            if not names:
+                yield f"{name}: the list is empty; name at least one"
+            for twice in sorted({n for n in names if names.count(n) > 1}):
+                yield f"{name}: {twice} is listed twice"
 
 
 @dataclass(frozen=True)
@@ -220,7 +243,15 @@ class DiversitySettings:
 class ProbeSettings:
     """What is measured at every phase boundary."""
 
-    probes: tuple[str, ...] = setting(("retention", "drift", "formats", "branch"), "which probes run")
+    probes: tuple[str, ...] = setting(
+        ("retention", "drift", "formats", "branch"), "which probes run at the boundaries; all: every probe there is"
+    )
+    start: tuple[str, ...] | None = setting(
+        None, "which probes run at boundary 0, before the first phase; unset: probe.probes"
+    )
+    inside: tuple[str, ...] = setting(
+        ("retention", "formats"), "which probes run inside a phase, where probe.every or probe.log_spaced asks for them"
+    )
     prior: Mapping[str, SkillSettings] = setting(dict, "prior skills, by name")
     neutral: Mapping[str, SkillSettings] = setting(
         dict, "prompts that belong to neither the plan nor the prior skills, for drift"
@@ -228,8 +259,9 @@ class ProbeSettings:
     problems: int = setting(64, "evaluation problems per domain and level", low=1)
     samples: int = setting(1, "completions per evaluation problem", low=1)
     drift_problems: int = setting(32, "prompts per group of the drift probe", low=1)
-    every: int = setting(
-        0, "also measure retention and formats every so many steps inside a phase; 0: boundaries only", low=0
+    every: int = setting(0, "also measure probe.inside every so many steps inside a phase; 0: boundaries only", low=0)
+    log_spaced: int = setting(
+        0, "and at so many logarithmically spaced steps of the first pass over the phase's pool", low=0
     )
     diversity: DiversitySettings = setting(DiversitySettings, "the diversity probe")
     branch: BranchSettings = setting(BranchSettings, "the branch probe")

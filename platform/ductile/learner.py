@@ -18,9 +18,10 @@ from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import check_same_tokenizer
-from ductile.ports import Composition
+from ductile.ports import BranchRequest, Composition
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
+from ductile.rl.supervised import Supervised, likelihood_loss
 from ductile.variants.base import Variant
 
 
@@ -31,6 +32,27 @@ def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Pa
     return PolicyLearner(
         settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
     )
+
+
+def branch_learner(
+    settings: RunSettings, variant: Variant, composition: Composition, request: BranchRequest
+) -> PolicyLearner:
+    """The throw-away learner of a branch: the snapshot's weights, or the folders' own where it names none.
+
+    `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own.
+    """
+    objective: Objective | Supervised = variant.objective(settings.objective)
+    lr = variant.lr or settings.learner.lr
+    if request.mode == "sft":
+        objective, lr = Supervised(), settings.probe.branch.sft_lr or lr
+    if request.snapshot is None:
+        return PolicyLearner(settings, composition, objective, lr)
+    folder = Path(request.snapshot)
+    learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
+    if request.optimizer == "carried":
+        learner._engine.load(folder)
+        learner._weights = learner._engine.weights()
+    return learner
 
 
 class Diverged(RuntimeError):
@@ -44,7 +66,7 @@ class PolicyLearner:
         self,
         settings: RunSettings,
         composition: Composition,
-        objective: Objective,
+        objective: Objective | Supervised,
         lr: float,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -63,7 +85,7 @@ class PolicyLearner:
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
         self._names = [name for name, _ in self._policy.trainable.named_parameters()]
         self._base = self._engine.weights()
-        self._weights = self._base
+        self._weights = self._phase_start = self._base
 
     def update(self, batch: Batch) -> dict[str, float]:
         """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
@@ -87,32 +109,34 @@ class PolicyLearner:
         return self._weights
 
     def start_phase(self) -> None:
-        """Take the anchor of the phase, where that is the objective's."""
-        if self._anchor and self._objective.anchor == "phase_start":
-            self._anchor.load_trainable(self._weights)
+        """Keep what the weights are now; take them as the anchor, where that is the objective's."""
+        self._phase_start = self._weights
+        self._take_anchor()
 
-    def branch(self) -> PolicyLearner:
-        """A learner that starts from these weights with a fresh optimizer."""
-        other = PolicyLearner(self._settings, self.composition, self._objective, self._lr, self._weights)
-        other._base = self._base
-        return other
+    def phase_start_weights(self) -> Mapping[str, Tensor]:
+        """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
+        return self._phase_start
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer, version and, where it moves, the anchor."""
+        """Engine (weights and optimizer), version, and as safetensors the weights now and at the phase's start."""
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder)
         if not dist.is_initialized() or dist.get_rank() == 0:
-            if self._anchor and self._objective.anchor == "phase_start":
-                save_file(_untied(self._anchor.trainable.state_dict()), folder / "anchor.safetensors")
+            save_file(_untied(self._weights), folder / "weights.safetensors")
+            save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
             write_text(folder / "learner.json", json.dumps({"version": self.version}))
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
         self._engine.load(folder)
-        if self._anchor and self._objective.anchor == "phase_start":
-            self._anchor.load_trainable(load_file(folder / "anchor.safetensors"))
+        self._phase_start = load_file(folder / "phase_start.safetensors")
+        self._take_anchor()
         self.version = json.loads((folder / "learner.json").read_text())["version"]
         self._weights = self._engine.weights()
+
+    def _take_anchor(self) -> None:
+        if self._anchor and self._objective.anchor == "phase_start":
+            self._anchor.load_trainable(self._phase_start)
 
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}
@@ -154,7 +178,10 @@ class PolicyLearner:
             with torch.no_grad():
                 anchor_logits = self._anchor(ids, mask)
         logits = self._policy(ids, mask, trained=self._engine.module)
-        loss, sums = micro_loss(logits, anchor_logits, micro, self._objective, temperature)
+        if isinstance(self._objective, Supervised):
+            loss, sums = likelihood_loss(logits, micro)
+        else:
+            loss, sums = micro_loss(logits, anchor_logits, micro, self._objective, temperature)
         self._engine.backward(loss, last)
         return sums
 

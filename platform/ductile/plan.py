@@ -12,7 +12,7 @@ from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.domains.base import Domain
 from ductile.metrics import segment
-from ductile.probes import PROBES
+from ductile.probes import ALL, PROBES, expand
 from ductile.probes.evaluation import honest
 from ductile.problem import Problem
 from ductile.settings import SettingsError, one_of
@@ -92,7 +92,7 @@ def require_problems(phase: Phase, groups: int, path: str) -> None:
 
 def check(settings: RunSettings) -> list[str]:
     """Every name and level that the typed settings cannot check on their own; one line for each mistake."""
-    checks = (_domain_mistakes, _family_mistakes, _name_mistakes, _pool_mistakes)
+    checks = (_domain_mistakes, _family_mistakes, _probe_mistakes, _branch_mistakes, _name_mistakes, _pool_mistakes)
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
 
@@ -138,9 +138,41 @@ def _family_mistakes(settings: RunSettings) -> Iterator[str]:
         yield one_of("difficulty.estimator", difficulty.estimator, ESTIMATORS, "estimator")
     if difficulty.selection not in SELECTORS:
         yield one_of("difficulty.selection", difficulty.selection, SELECTORS, "selection rule")
-    for position, name in enumerate(settings.probe.probes):
-        if name not in PROBES:
-            yield one_of(f"probe.probes[{position}]", name, PROBES, "probe")
+
+
+def _probe_mistakes(settings: RunSettings) -> Iterator[str]:
+    probe = settings.probe
+    named = {"probe.probes": probe.probes, "probe.start": probe.start, "probe.inside": probe.inside}
+    named |= {f"phase.{name}.probes": phase.probes for name, phase in settings.phase.items()}
+    for path, names in named.items():
+        for position, name in enumerate(names or ()):
+            if name not in PROBES and name != ALL:
+                yield one_of(f"{path}[{position}]", name, [*PROBES, ALL], "probe")
+            elif path == "probe.inside" and "branch" in expand([name]):
+                allowed = ", ".join(sorted(PROBES.keys() - {"branch"}))
+                yield f"{path}[{position}]: {name!r}: the branch probe runs at boundaries only; allowed: {allowed}"
+
+
+def _branch_mistakes(settings: RunSettings) -> Iterator[str]:
+    branch = settings.probe.branch
+    if "carried" in branch.optimizers and branch.beside and settings.learner.workers > 1:
+        yield (
+            f"probe.branch.optimizers: carried needs learner.workers at most 1 with probe.branch.beside=true "
+            f"(learner.workers is {settings.learner.workers}): a branch beside the run is one process, and cannot read "
+            f"an optimizer that was saved in shards by several"
+        )
+    if "sft" not in branch.modes or not branch.domain or not branch.levels:
+        return
+    try:
+        domain = make_domain(branch.domain, "probe.branch.domain")
+        first = domain.problems(branch.levels[0], "train", 1, settings.seed)
+    except (SettingsError, ValueError):
+        return  # told with the other domains
+    if not isinstance(domain, WorkedDomain) and any(not problem.answer.strip() for problem in first):
+        yield (
+            f"probe.branch.modes: sft needs something to imitate, but {domain.key} has neither worked solutions nor "
+            f"expected answers; leave sft out or choose another probe.branch.domain"
+        )
 
 
 def _name_mistakes(settings: RunSettings) -> Iterator[str]:

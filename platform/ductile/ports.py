@@ -111,16 +111,42 @@ class Learner(Protocol):
         """The trainable member's state dict, on the CPU."""
 
     def start_phase(self) -> None:
-        """Called at the start of each phase: an anchor at the start of the phase is taken here."""
+        """Called at the start of each phase: what the weights are then is kept, and an anchor there is taken."""
 
-    def branch(self) -> Learner:
-        """A learner with a copy of the weights and a fresh optimizer; this one is not touched by its updates."""
+    def phase_start_weights(self) -> Mapping[str, Any]:
+        """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer, anchor and version below `folder`."""
+        """Write weights, those at the start of the phase, optimizer and version below `folder`: a snapshot."""
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote."""
+
+
+@dataclass(frozen=True)
+class BranchRequest:
+    """A branch: training for the budget of `probe.branch` on a learner that is then thrown away.
+
+    snapshot:   folder that `Learner.save` wrote, where it starts from; None: the fresh base
+    mode:       rl, or sft (worked solutions)
+    optimizer:  reset, or carried: with the snapshot's optimizer state
+    repetition: from 0; another one asks the same problems in another order and samples anew
+    """
+
+    snapshot: str | None
+    mode: str
+    optimizer: str
+    repetition: int
+
+
+class Brancher(Protocol):
+    """Runs branches, at once or beside the run."""
+
+    def submit(self, request: BranchRequest) -> Any:
+        """Begin; returns what `collect` takes. The snapshot must stay until then."""
+
+    def collect(self, handle: Any) -> Mapping[str, Any]:
+        """Wait for the result, plain values (see `branch.branch_probe`); called once for each handle."""
 
 
 class DifficultyService(Protocol):
@@ -176,6 +202,15 @@ class Store(Protocol):
 
     def save(self, write: Any) -> None:
         """`write(folder)` fills a new folder; it becomes the latest checkpoint in one atomic step or not at all."""
+
+    def snapshot(self, name: str, write: Any) -> Path:
+        """`write(folder)` fills a new folder that is there whole or not at all; one of the same name is replaced."""
+
+    def find_snapshot(self, name: str) -> Path:
+        """The folder of the snapshot of this name."""
+
+    def drop_snapshots(self, keep: Sequence[str]) -> None:
+        """Remove every snapshot but those of these names."""
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ductile.config import RunSettings
-from ductile.learner import Diverged, PolicyLearner, distance, make_learner, rms_distance
-from ductile.ports import PolicyRef, Sampling
+from ductile.learner import Diverged, PolicyLearner, branch_learner, distance, make_learner, rms_distance
+from ductile.ports import BranchRequest, PolicyRef, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Verdict
 from ductile.rl.batch import Batch
 from ductile.sampling.worker import LocalPool
@@ -48,6 +49,13 @@ def make(tiny_llama: Callable[[int], str]) -> Make:
         return make_learner(settings, make_variant(settings.variant), Path(tiny_llama(0)), Path(tiny_llama(1)))
 
     return learner
+
+
+def branch_of(
+    learner: PolicyLearner, snapshot: Path | None, mode: str = "rl", optimizer: str = "reset"
+) -> PolicyLearner:
+    settings, request = learner._settings, BranchRequest(snapshot and str(snapshot), mode, optimizer, 0)
+    return branch_learner(settings, make_variant(settings.variant), learner.composition, request)
 
 
 def ask(learner: PolicyLearner, stream: str, pool: LocalPool | None = None) -> list[Group]:
@@ -147,9 +155,9 @@ def test_silent_groups_pull_the_low_drift_learner_towards_the_anchor(
     for stream in "abc":
         away.update(batch_of(away, stream))
     away.save(tmp_path)
-    learner = make(LOW_DRIFT | {"kl_estimator": estimator}, lr=3e-3)
-    learner.load(tmp_path)
-    learner = learner.branch()  # the moved weights with a fresh optimizer: no momentum of what moved them
+    learner = branch_of(
+        make(LOW_DRIFT | {"kl_estimator": estimator}, lr=3e-3), tmp_path
+    )  # the moved weights with a fresh optimizer: no momentum of what moved them
     distances = [kl_to_base(learner)]
     for stream in "defghi":
         metrics = learner.update(batch_of(learner, stream, silent))
@@ -209,13 +217,16 @@ def test_second_pass_over_a_batch_leaves_the_behaviour_policy(make: Make) -> Non
     assert learner.version == 1
 
 
-def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_run_alone(make: Make) -> None:
+def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_run_alone(
+    make: Make, tmp_path: Path
+) -> None:
     run, straight = make(), make()
     first, second, third = (batch_of(straight, stream) for stream in "abc")
     for learner in (run, straight):
         learner.update(first)
     before = copied(run.weights())
-    branch = run.branch()
+    run.save(tmp_path)
+    branch = branch_of(run, tmp_path)
     assert same(branch.weights(), before)
     branch.start_phase()
     branch.update(second)
@@ -224,7 +235,8 @@ def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_ru
     assert untimed(run.update(third)) == untimed(straight.update(third))
     assert same(run.weights(), straight.weights())
 
-    second_branch = straight.branch()
+    straight.save(tmp_path)
+    second_branch = branch_of(straight, tmp_path)
     change = distance(second_branch.weights(), straight.weights())
     metrics = second_branch.update(second)
     assert change == 0.0
@@ -249,6 +261,56 @@ def test_learner_that_was_saved_and_loaded_goes_on_as_if_it_never_stopped(
     batch = batch_of(run, "c")
     assert untimed(resumed.update(batch)) == untimed(run.update(batch))
     assert same(resumed.weights(), run.weights())
+
+
+def test_branch_that_carries_the_optimizer_goes_on_as_the_run_would(make: Make, tmp_path: Path) -> None:
+    run = make()
+    run.update(batch_of(run, "a"))
+    run.save(tmp_path)
+    batch = batch_of(run, "b")
+    carried, reset = branch_of(run, tmp_path, optimizer="carried"), branch_of(run, tmp_path)
+    for learner in (run, carried, reset):
+        learner.update(batch)
+    assert same(carried.weights(), run.weights())
+    assert not same(reset.weights(), run.weights())
+
+
+def test_branch_of_no_snapshot_is_the_untouched_base(make: Make) -> None:
+    assert same(branch_of(make(), None).weights(), make().weights())
+
+
+def test_branch_on_worked_solutions_has_its_own_learning_rate_also_with_the_runs_optimizer(
+    make: Make, tmp_path: Path
+) -> None:
+    run = make(lr=1e-2)
+    run.save(tmp_path)  # an optimizer without any step: Adam's first moves each weight by the learning rate
+    object.__setattr__(run._settings.probe.branch, "sft_lr", 1e-4)
+    for optimizer in ("reset", "carried"):
+        branch = branch_of(run, tmp_path, "sft", optimizer)
+        before = copied(branch.weights())
+        branch.update(batch_of(run, "a"))
+        moved = (branch.weights()["model.norm.weight"] - before["model.norm.weight"]).abs()
+        assert moved == pytest.approx(np.full(16, 1e-4), rel=1e-2), optimizer
+
+
+@pytest.mark.parametrize("variant", [{"name": "parameter_only"}, PHASE_START])
+def test_weights_at_the_start_of_the_phase_survive_a_checkpoint(
+    make: Make, tmp_path: Path, variant: Mapping[str, Any]
+) -> None:
+    run = make(variant)
+    first = copied(run.weights())
+    assert same(run.phase_start_weights(), first)
+    run.update(batch_of(run, "a"))
+    assert same(run.phase_start_weights(), first)
+    run.start_phase()
+    second = copied(run.weights())
+    run.update(batch_of(run, "b"))
+    run.save(tmp_path)
+    resumed = make(variant)
+    resumed.load(tmp_path)
+    assert same(resumed.phase_start_weights(), second) and not same(second, run.weights())
+    assert same(load_file(tmp_path / "weights.safetensors"), run.weights())
+    assert same(load_file(tmp_path / "phase_start.safetensors"), second)
 
 
 def test_distances_by_hand() -> None:
@@ -280,10 +342,6 @@ def test_update_norm_is_of_this_step_and_weight_drift_from_the_base(make: Make) 
     assert metrics["learner/update_norm"] == pytest.approx(math.sqrt(squares(weights[2], weights[1])), rel=1e-9)
     assert metrics["learner/weight_drift_rms"] == pytest.approx(math.sqrt(squares(weights[2], base) / count), rel=1e-9)
     assert squares(weights[2], weights[1]) != pytest.approx(squares(weights[2], base), rel=0.1)
-
-    branch = learner.branch()
-    drift = branch.update(batch_of(branch, "c"))["learner/weight_drift_rms"]
-    assert drift == pytest.approx(math.sqrt(squares(arrays(branch.weights()), base) / count), rel=1e-9)
 
 
 def test_gradient_that_is_not_finite_stops_the_run_and_names_the_learning_rate(make: Make) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
 from ductile.difficulty.service import DifficultyTable
@@ -65,6 +66,7 @@ class CountingLearner:
 
     composition: Composition = COMPOSITION
     version: int = 0
+    started: int = 0
     batches: list[Batch] = field(default_factory=list)
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -76,10 +78,10 @@ class CountingLearner:
         return {"version": self.version}
 
     def start_phase(self) -> None:
-        pass
+        self.started = self.version
 
-    def branch(self) -> CountingLearner:
-        return replace(self, batches=[])
+    def phase_start_weights(self) -> Mapping[str, Any]:
+        return {"version": self.started}
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -152,7 +154,11 @@ class Bench:
     variant: KeepingVariant = field(default_factory=lambda: KeepingVariant(lr=None))
 
     def run(self, settings: RunSettings = SETTINGS) -> list[dict[str, Any]]:
-        return run(settings, self.variant, self.ports, Identity("run", "start"))
+        ports = self.ports
+        brancher = LocalBrancher(
+            settings, self.variant, lambda request: ports.learner, ports.pool, ports.judge, ports.resolve
+        )
+        return run(settings, self.variant, replace(ports, brancher=brancher), Identity("run", "start"))
 
 
 @pytest.fixture
@@ -168,6 +174,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
             tracker=tracker,
             store=FolderStore(tmp_path / "run", tmp_path / "memory"),
             resolve=make_domain,
+            brancher=None,  # type: ignore[arg-type]  # see `Bench.run`
         )
         return Bench(ports, pool, learner, tracker, calls)
 

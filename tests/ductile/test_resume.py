@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import ArchitectureSettings, RunSettings
 from ductile.difficulty.service import DifficultyTable
 from ductile.identity import identify
 from ductile.judge import LocalJudge
-from ductile.learner import make_learner
+from ductile.learner import branch_learner, make_learner
 from ductile.loop import Ports, WrongCheckpoint, run
 from ductile.metrics import check_declared
 from ductile.models.scratch import build_llama
@@ -43,7 +45,8 @@ TWO_PHASES = {
         "drift_problems": 2,
         "prior": {"reverse": {"domain": {"name": "strings", "operation": "reverse"}, "levels": [3]}},
         "branch": {
-            "domain": {"name": "base_conversion"}, "levels": [6, 7], "steps": 2, "pool": 16, "problems": 4, "evals": 2
+            "domain": {"name": "base_conversion"}, "levels": [6, 7], "steps": 2, "pool": 16, "problems": 4, "evals": 2,
+            "optimizers": ["reset", "carried"],
         },
     },
 }  # fmt: skip
@@ -93,16 +96,19 @@ def settings(**changed: Any) -> RunSettings:
 
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
-    judge = LocalJudge()
+    judge, pool = LocalJudge(), LocalPool("float32")
     variant = make_variant(wanted.variant)
+    learner = make_learner(wanted, variant, model, model)
+    make = partial(branch_learner, wanted, variant, learner.composition)
     ports = Ports(
-        pool=LocalPool("float32"),
-        learner=make_learner(wanted, variant, model, model),
+        pool=pool,
+        learner=learner,
         difficulty=DifficultyTable(wanted.difficulty),
         judge=judge,
         tracker=tracker,
         store=FolderStore(folder / "run", folder / "memory"),
         resolve=judge.domain,
+        brancher=LocalBrancher(wanted, variant, make, pool, judge, judge.domain),
     )
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
@@ -222,16 +228,17 @@ def test_branch_probe_leaves_the_run_as_it_was(whole, model, tmp_path) -> None:
 
 def test_branch_from_the_untouched_base_is_measured_once(model, tmp_path) -> None:
     start(settings(), model, tmp_path / "a", MemoryTracker())
-    (remembered,) = (tmp_path / "a" / "memory").glob("branch-*.json")
-    value = json.loads(remembered.read_text())
+    remembered = {path.name.split("-", 2)[2]: path for path in (tmp_path / "a" / "memory").glob("branch-*.json")}
+    assert remembered.keys() == {"rl-0.json", "sft-0.json"}  # the base has no optimizer to carry
+    value = json.loads(remembered["rl-0.json"].read_text())
+    marked = {**value, "passed": [[0.0] * 4, [1.0, 1.0, 0.0, 0.0]]}
+    remembered["rl-0.json"].write_text(json.dumps(marked))
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "memory").rename(tmp_path / "b" / "memory")
-    marked = {**value, "pass_rates": [0.5, 0.5]}
-    next((tmp_path / "b" / "memory").glob("*.json")).write_text(json.dumps(marked))
     # Another plan with the same model, variant and seed starts from the same base.
     boundaries, _ = start(settings(phase={}), model, tmp_path / "b", MemoryTracker())
-    assert boundaries[0]["metrics"]["plasticity/branch_end"] == 0.5
-    assert value["pass_rates"] != marked["pass_rates"]
+    assert boundaries[0]["metrics"]["plasticity/rl_reset/end"] == 0.5
+    assert value["passed"] != marked["passed"]
 
 
 def test_remembered_branch_is_the_one_that_would_be_measured(whole, model, tmp_path) -> None:

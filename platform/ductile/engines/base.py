@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Write weights and optimizer below `folder`. Every rank calls it."""
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote."""
+        """Read back what `save` wrote; the learning rate stays the engine's own."""
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: LearnerSettings, lr: float) -> torch.optim.AdamW:

@@ -36,7 +36,7 @@ class DeepSpeedEngine:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; Ray Train and launchers set it
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._stage = settings.zero
+        self._stage, self._lr = settings.zero, lr
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=module,
@@ -78,6 +78,8 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self._lr
 
 
 def _forget_first_step(optimizer: FP16_UnfusedOptimizer) -> None:

@@ -20,7 +20,7 @@ class TorchEngine:
         self.module = module
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._optimizer = adamw(self._parameters, settings, lr)
-        self._clip = settings.clip
+        self._clip, self._lr = settings.clip, lr
         self._autocast = settings.precision == "bf16"
         if self._autocast:
             module.forward = torch.autocast(self._parameters[0].device.type, torch.bfloat16)(module.forward)  # type: ignore[method-assign]
@@ -56,3 +56,5 @@ class TorchEngine:
         state = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr

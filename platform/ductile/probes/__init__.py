@@ -19,10 +19,15 @@ PROBES: dict[str, Probe] = {
     probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), DiversityProbe(), BranchProbe())
 }
 
-INSIDE_A_PHASE = ("retention", "formats")
-"""The probes cheap enough to run between boundaries."""
+ALL = "all"
+"""Stands for every probe in a list of names."""
 
-__all__ = ["INSIDE_A_PHASE", "PROBES", "Probe", "ProbeContext", "ProbeResult", "run_probes"]
+__all__ = ["ALL", "PROBES", "Probe", "ProbeContext", "ProbeResult", "expand", "run_probes"]
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """The names with `ALL` replaced by every probe, each once."""
+    return tuple(dict.fromkeys(each for name in names for each in (PROBES if name == ALL else [name])))
 
 
 def run_probes(context: ProbeContext, names: Sequence[str]) -> ProbeResult:

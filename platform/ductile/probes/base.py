@@ -123,8 +123,8 @@ class ProbeContext:
     batch:        what the learner would learn from judged groups (`variants.base.Variant.batch`): an `rl.batch.Batch`.
     objective:    what it would minimise: an `rl.objective.Objective`.
     history:      the results of the boundaries before this one.
-    run_branch:   runs RL on a throw-away copy of the learner, calling back `evaluate(policy, step) -> pass rate`;
-                  returns plain values: steps, pass_rates, silent_share. None inside a phase.
+    run_branch:   trains throw-away copies of the learner and of the base (`branch.Branches.measured`); returns
+                  `probes.branch.Arms`, or None when they go on beside the run. Itself None inside a phase.
     """
 
     pool: RolloutPool
@@ -138,7 +138,7 @@ class ProbeContext:
     settings: ProbeSettings
     rollout: RolloutSettings
     seed: int
-    run_branch: Callable[[Callable[[PolicyRef, int], float]], dict[str, Any]] | None
+    run_branch: Callable[[], Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]] | None] | None
     phase: tuple[str, PhaseSettings] | None = None
     start: PolicyRef | None = None
     batch: Callable[[Sequence[JudgedGroup]], Any] | None = None

@@ -75,13 +75,15 @@ def forgetting_from_best(curve: Sequence[float]) -> float:
 
 
 def _forgetting(results: Sequence[ProbeResult]) -> dict[str, float]:
-    curves = list(prior_curves(results).values())
-    if len(results) < 2 or not curves:
+    """Over the boundaries that measured retention; without boundary 0 there is no forgetting since it."""
+    measured = [result for result in results if "retention" in result.tables]
+    curves = list(prior_curves(measured).values())
+    if len(measured) < 2 or not curves:
         return {}
-    return {
-        "retention/forgetting": float(np.mean([forgetting(curve) for curve in curves])),
-        "retention/forgetting_from_best": float(np.mean([forgetting_from_best(curve) for curve in curves])),
-    }
+    metrics = {"retention/forgetting_from_best": float(np.mean([forgetting_from_best(curve) for curve in curves]))}
+    if measured[0] is results[0]:
+        metrics["retention/forgetting"] = float(np.mean([forgetting(curve) for curve in curves]))
+    return metrics
 
 
 def _row(cell: Cell, outcome: Outcomes) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import torch.distributed as dist
 
 from ductile.config import RunSettings
 from ductile.engines import deepspeed_engine  # noqa: F401  imported before the forks
-from ductile.learner import PolicyLearner, make_learner
+from ductile.learner import PolicyLearner, branch_learner, make_learner
+from ductile.ports import BranchRequest
 from ductile.rl.batch import Batch, Row
 from ductile.settings import build
 from ductile.variants import make_variant
@@ -54,14 +55,27 @@ def batch(seed: int) -> Batch:
     return Batch(tuple(rows))
 
 
-def run(kind: str, base: Path) -> dict[str, object]:
-    """Two updates with a branch between them that makes two of its own: metrics of all and weights of both."""
+def branch_of(learner: PolicyLearner, mode: str, optimizer: str, folder: Path) -> PolicyLearner:
+    """From a snapshot that all ranks write together and read when it is whole."""
+    learner.save(folder)
+    if dist.is_initialized():
+        dist.barrier()
+    settings = learner._settings
+    request = BranchRequest(str(folder), mode, optimizer, 0)
+    return branch_learner(settings, make_variant(settings.variant), learner.composition, request)
+
+
+def run(kind: str, base: Path, snapshots: Path) -> dict[str, object]:
+    """Two updates with branches between them, one of two updates: metrics of all and weights of all."""
     learner = learner_of(kind, base)
     metrics = [learner.update(batch(0))]
     learner.start_phase()
-    before, branch = flat(learner), learner.branch()
+    before, branch = flat(learner), branch_of(learner, "rl", "reset", snapshots / kind)
+    carried = branch_of(learner, "sft", "carried", snapshots / kind)
     start = flat(branch)
+    branch.start_phase()
     metrics += [branch.update(batch(1)), branch.update(batch(2)), learner.update(batch(3))]
+    metrics += [carried.update(batch(4))]
     for each in metrics:
         del each["learner/seconds"]
     return {
@@ -70,6 +84,7 @@ def run(kind: str, base: Path) -> dict[str, object]:
         "before_branch": before,
         "branch_start": start,
         "branch": flat(branch),
+        "carried": flat(carried),
     }
 
 
@@ -84,9 +99,9 @@ def flat(learner: PolicyLearner) -> list[float]:
     return torch.cat([tensor.flatten() for tensor in learner.weights().values()]).tolist()
 
 
-def answers(base: Path, target: Path) -> None:
+def answers(base: Path, target: Path, store: str) -> None:
     answer = {
-        "fp32": {kind: run(kind, base) for kind in KINDS},
+        "fp32": {kind: run(kind, base, target.parent / f"snapshots-{store}") for kind in KINDS},
         "bf16": {kind: first_bf16_step(kind, base) for kind in BF16_KINDS},
     }
     target.write_text(json.dumps(answer))
@@ -94,7 +109,7 @@ def answers(base: Path, target: Path) -> None:
 
 def one_of_two(base: Path, folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
-    answers(base, folder / f"rank-{rank}.json")
+    answers(base, folder / f"rank-{rank}.json", "two")
 
 
 def main(base: Path, folder: Path) -> int:
@@ -102,7 +117,7 @@ def main(base: Path, folder: Path) -> int:
     torch.set_num_threads(1)
     fork = multiprocessing.get_context("fork")
     calls: list[tuple[Callable[..., None], tuple[object, ...]]] = [
-        (answers, (base, folder / "alone.json")),
+        (answers, (base, folder / "alone.json", "alone")),
         (one_of_two, (base, folder, 0)),
         (one_of_two, (base, folder, 1)),
     ]

@@ -1,0 +1,64 @@
+"""Branches beside the run, each in a Ray task of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from actors.rollout import ActorPool
+from ductile.config import RunSettings
+from ductile.ports import BranchRequest, Composition
+
+PATIENCE_S = 30.0
+"""How long a run waits for a branch before it asks whether there is a CPU for it at all."""
+
+
+@ray.remote(num_cpus=1)
+def run_branch(
+    settings: RunSettings, composition: Composition, pool: ActorPool, request: BranchRequest
+) -> dict[str, Any]:
+    """`branch_probe` on a learner of one process. Ray tries a task whose process died again."""
+    import torch
+
+    from ductile.branch import branch_probe
+    from ductile.judge import LocalJudge
+    from ductile.learner import branch_learner
+    from ductile.variants import make_variant
+
+    torch.set_num_threads(settings.learner.threads)
+    variant, judge = make_variant(settings.variant), LocalJudge()
+    learner = branch_learner(settings, variant, composition, request)
+    return branch_probe(request, settings, variant, learner, pool, judge, judge.domain)
+
+
+class RayBrancher:
+    """Implements `ports.Brancher`. Snapshot folders must be reachable from every node."""
+
+    def __init__(self, settings: RunSettings, composition: Composition, pool: ActorPool) -> None:
+        self._arguments = (settings, composition, pool)
+        self._tasks: list[
+            tuple[Any, BranchRequest]
+        ] = []  # a handle is a place in it: object references are not sent between ranks
+
+    def submit(self, request: BranchRequest) -> int:
+        self._tasks.append((self._start(request, cpus=1), request))
+        return len(self._tasks) - 1
+
+    def collect(self, handle: int) -> Mapping[str, Any]:
+        """A run that waits here leaves its own CPU idle: when none is free, the branch may take that one's place."""
+        task, request = self._tasks[handle]
+        ready, _ = ray.wait([task], timeout=PATIENCE_S)
+        if not ready and ray.available_resources().get("CPU", 0) < 1:
+            ready, others = ray.wait([task, self._start(request, cpus=0)])
+            for other in others:
+                ray.cancel(other)
+            task = ready[0]
+        result: dict[str, Any] = ray.get(task)
+        return result
+
+    def _start(self, request: BranchRequest, cpus: int) -> Any:
+        # Outside the placement group of a Tune trial, whose one CPU the run itself holds.
+        options = run_branch.options(num_cpus=cpus, scheduling_strategy="DEFAULT")
+        return options.remote(*self._arguments, request)

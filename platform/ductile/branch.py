@@ -1,0 +1,241 @@
+"""The branch operator: train a throw-away copy for a fixed budget on something new, and measure as it goes.
+
+    snapshot -> learner -> steps of RL, or of supervised learning on worked solutions -> pass rates of the same problems
+
+Needs no run: `Branches(settings.probe.branch, LocalBrancher(...), store, key).measured(folder)` measures the plasticity
+of any snapshot (a folder that `Learner.save` wrote) beside that of the fresh base, for `probes.branch.plasticity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ductile.config import BranchSettings, RunSettings
+from ductile.difficulty.service import DifficultyTable
+from ductile.domains import WorkedDomain
+from ductile.domains.base import Domain
+from ductile.domains.free_text import ANSWER
+from ductile.models.load import encode_prompt, load_tokenizer
+from ductile.plan import Phase, ResolveDomain, make_phase, require_problems
+from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
+from ductile.probes.branch import Arms, arm_name
+from ductile.probes.evaluation import honest
+from ductile.problem import SUCCESS, JudgedGroup, Problem
+from ductile.randomness import same_randomness
+from ductile.rl.batch import Batch, Row
+from ductile.step import StepPorts, publish, train_step
+from ductile.variants.base import Variant
+
+STREAM = "probe/branch"
+"""Stream of the evaluations. It names neither boundary, step nor repetition: that is what pairs them."""
+
+
+def branch_probe(
+    request: BranchRequest,
+    settings: RunSettings,
+    variant: Variant,
+    learner: Learner,
+    pool: RolloutPool,
+    judge: Judge,
+    resolve: ResolveDomain,
+) -> dict[str, Any]:
+    """Train `learner`, made for the request and thrown away after it, for the budget of `probe.branch`.
+
+    Returns plain values. steps: of the `evals` evaluations, evenly spaced, the first before the first step and the last
+    after the last; passed: [eval][problem], mean over the judged samples, None where none could be judged;
+    silent_share: mean over RL steps, None for supervised ones; trained_tokens, sampled_tokens: completion tokens.
+    """
+    branch = settings.probe.branch
+    phase = make_phase("branch", branch, settings.seed, resolve, "probe.branch")
+    require_problems(phase, settings.rollout.groups, "probe.branch")
+    table = DifficultyTable(settings.difficulty)
+    table.start_phase(list(phase.pool))
+    learner.start_phase()
+    ports = StepPorts(pool, learner, table, judge)
+    problems = _evaluation_problems(settings, resolve)
+    keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
+    due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
+    policy, budget, silent = publish(pool, learner), {"trained_tokens": 0, "sampled_tokens": 0}, []
+    steps, passed = [0], [_evaluate(policy, problems, settings, pool, judge, 0)]
+    for step in range(branch.steps):
+        if request.mode == "rl":
+            stream = f"branch/{request.repetition}/{step}"
+            policy, metrics = train_step(keyed, variant, phase, ports, policy, stream, step, budget)
+            silent.append(metrics.get("rollout/silent_share", 1.0))  # nothing judged is no gradient either
+        else:
+            policy = _supervised_step(keyed, phase, ports, step, budget)
+        if step + 1 in due:
+            steps.append(step + 1)
+            passed.append(_evaluate(policy, problems, settings, pool, judge, step + 1))
+    return {
+        "steps": steps,
+        "passed": passed,
+        "silent_share": sum(silent) / len(silent) if silent else None,
+        "trained_tokens": budget["trained_tokens"],
+        "sampled_tokens": budget["sampled_tokens"],
+    }
+
+
+@dataclass(frozen=True)
+class LocalBrancher:
+    """Runs each branch in this process, at once. Implements `ports.Brancher`.
+
+    make_learner: `learner.branch_learner` of the run's settings, variant and composition.
+    """
+
+    settings: RunSettings
+    variant: Variant
+    make_learner: Callable[[BranchRequest], Learner]
+    pool: RolloutPool
+    judge: Judge
+    resolve: ResolveDomain
+
+    def submit(self, request: BranchRequest) -> dict[str, Any]:
+        """The result itself; the process's random state is left as it was."""
+        with same_randomness():
+            learner = self.make_learner(request)
+            return branch_probe(request, self.settings, self.variant, learner, self.pool, self.judge, self.resolve)
+
+    def collect(self, handle: dict[str, Any]) -> Mapping[str, Any]:
+        """What `submit` returned."""
+        return handle
+
+
+class Branches:
+    """The branches of a snapshot and of the fresh base that it is compared with; those of the base run once.
+
+    start: names what the base's results depend on (`Identity.start`); they are kept in the store under it.
+    """
+
+    def __init__(self, settings: BranchSettings, brancher: Brancher, store: Store, start: str) -> None:
+        self._settings, self._brancher, self._store, self._start = settings, brancher, store, start
+        self._handles: dict[BranchRequest, Any] = {}
+        self._known: dict[BranchRequest, Mapping[str, Any]] = {}
+
+    def submit(self, snapshot: Path | None) -> None:
+        """Begin every branch of the snapshot, and those of the base that are not known."""
+        for _, request in self._requests(snapshot):
+            if request not in self._handles and self._recall(request) is None:
+                self._handles[request] = self._brancher.submit(request)
+
+    def measured(self, snapshot: Path | None) -> Arms:
+        """The results by arm: those of the snapshot (`now`) and of the base, one for each repetition."""
+        self.submit(snapshot)
+        arms: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+        for (arm, side), request in self._requests(snapshot):
+            arms.setdefault(arm, {}).setdefault(side, []).append(self._result(request))
+        return arms
+
+    def _requests(self, snapshot: Path | None) -> Iterator[tuple[tuple[str, str], BranchRequest]]:
+        """((arm, side), request). The base has no optimizer to carry: its branches are those of a fresh one."""
+        folder = None if snapshot is None else str(snapshot)
+        for mode in self._settings.modes:
+            for optimizer in self._settings.optimizers:
+                for repetition in range(self._settings.seeds):
+                    base = BranchRequest(None, mode, "reset", repetition)
+                    now = base if folder is None else BranchRequest(folder, mode, optimizer, repetition)
+                    yield (arm_name(mode, optimizer), "now"), now
+                    yield (arm_name(mode, optimizer), "base"), base
+
+    def _recall(self, request: BranchRequest) -> Mapping[str, Any] | None:
+        if request.snapshot is None and request not in self._known:
+            kept = self._store.remember(self._key(request))
+            if kept is not None:
+                self._known[request] = kept
+        return self._known.get(request)
+
+    def _result(self, request: BranchRequest) -> Mapping[str, Any]:
+        known = self._recall(request)
+        if known is None:
+            known = self._brancher.collect(self._handles.pop(request))
+            if request.snapshot is None:
+                self._known[request] = known
+                self._store.keep(self._key(request), dict(known))
+        return known
+
+    def _key(self, request: BranchRequest) -> str:
+        return f"branch-{self._start}-{request.mode}-{request.repetition}"
+
+
+def repetition_seed(seed: int, repetition: int) -> int:
+    """Decides the order of a repetition's problems and the random numbers of its samples."""
+    return int(np.random.SeedSequence([seed, repetition]).generate_state(1)[0])
+
+
+def worked_rows(
+    domain: Domain, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, first: int
+) -> list[tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int32]]]]:
+    """(prompt, completion) token ids of a solution of each problem, the end-of-sequence token included.
+
+    A `WorkedDomain` writes them in each of its formats in turn, beginning with format number `first`.
+    """
+    rows = []
+    for number, problem in enumerate(problems, start=first):
+        text = _solution(domain, problem, number)
+        prompt = encode_prompt(tokenizer, problem.prompt, problem.history)
+        completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        rows.append((np.array(prompt, np.int32), np.array(completion, np.int32)))
+    return rows
+
+
+def _solution(domain: Domain, problem: Problem, number: int) -> str:
+    """Worked, or else the bare answer; after `Answer:` where the domain takes it only so."""
+    if isinstance(domain, WorkedDomain):
+        return domain.solution(problem, domain.formats[number % len(domain.formats)])
+    spellings = (problem.answer, f"{ANSWER} {problem.answer}")
+    right = (text for text in spellings if (domain.judge(problem, text).reward or 0.0) > SUCCESS)
+    return next(right, problem.answer)
+
+
+def _supervised_step(
+    settings: RunSettings, phase: Phase, ports: StepPorts, step: int, budget: dict[str, int]
+) -> PolicyRef:
+    """As many problems as an RL step, each with one solution; the weights make the loss a mean over tokens."""
+    groups = settings.rollout.groups
+    problems = [phase.pool[id] for id in ports.difficulty.select(groups, step, settings.seed)]
+    tokenizer = load_tokenizer(ports.learner.composition.members[0].path)
+    pairs = worked_rows(phase.domain, problems, tokenizer, step * groups)
+    tokens = sum(len(completion) for _, completion in pairs)
+    rows = [Row(prompt, text, np.zeros(len(text), np.float32), 1.0, 1 / tokens) for prompt, text in pairs]
+    metrics = ports.learner.update(Batch(tuple(rows)))
+    budget["trained_tokens"] += int(metrics["learner/tokens"])
+    return publish(ports.pool, ports.learner)
+
+
+def _evaluation_problems(settings: RunSettings, resolve: ResolveDomain) -> list[Problem]:
+    """Of the branch's domain, each level as often, judged without noise or leniency; the same for all repetitions."""
+    branch = settings.probe.branch
+    domain = resolve(honest(branch.domain), "probe.branch.domain")
+    share, rest = divmod(branch.problems, len(branch.levels))
+    counts = [share + (position < rest) for position in range(len(branch.levels))]
+    return [
+        problem
+        for level, count in zip(branch.levels, counts, strict=True)
+        if count
+        for problem in domain.problems(level, "eval", count, settings.seed)
+    ]
+
+
+def _evaluate(
+    policy: PolicyRef, problems: Sequence[Problem], settings: RunSettings, pool: RolloutPool, judge: Judge, step: int
+) -> list[float | None]:
+    """Pass rate of each problem; raises `RuntimeError` when nothing at all could be judged."""
+    rollout = settings.rollout
+    sampling = Sampling(
+        settings.seed, STREAM, settings.probe.samples, rollout.max_tokens, rollout.temperature, rollout.top_p
+    )
+    rates = [_pass_rate(group) for group in judge.judge(pool.generate(policy, problems, sampling))]
+    if all(rate is None for rate in rates):
+        raise RuntimeError(f"branch probe, step {step}: none of the completions could be judged")
+    return rates
+
+
+def _pass_rate(group: JudgedGroup) -> float | None:
+    known = group.rewards[~np.isnan(group.rewards)]
+    return float((known > SUCCESS).mean()) if len(known) else None

@@ -1,0 +1,132 @@
+"""What a run measures at its boundaries and inside its phases. Nothing here changes the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ductile.branch import Branches
+from ductile.config import RunSettings
+from ductile.metrics import check_declared
+from ductile.plan import Plan
+from ductile.ports import PolicyRef
+from ductile.probes import ProbeContext, ProbeResult, expand, run_probes
+from ductile.probes.branch import Arms, plasticity
+from ductile.randomness import same_randomness
+from ductile.schedule import boundary_probes
+from ductile.state import State, drop_done, snapshot_name
+from ductile.step import Ports
+from ductile.variants.base import Variant
+
+
+@dataclass
+class Measure:
+    """The probes of a run. Branches run in turn, or beside the run: then `complete` adds what they measured."""
+
+    settings: RunSettings
+    variant: Variant
+    plan: Plan
+    ports: Ports
+    branches: Branches
+    _start: tuple[int, PolicyRef] | None = field(default=None, init=False)  # of the phase of this number
+
+    def boundary(self, state: State, policy: PolicyRef) -> None:
+        """Measure everything that is due at a phase boundary and keep it with the run."""
+        started, boundary = time.monotonic(), len(state.boundaries)
+        self.ports.tracker.progress(phase="probes", step=state.total, steps=self.plan.steps)
+        names = boundary_probes(self.settings, boundary)
+        with same_randomness():
+            phase = boundary - 1 if boundary else None
+            result = run_probes(self._context(state, policy, phase, lambda: self._branch(state)), names)
+        metrics = {**result.metrics, "time/probe_s": time.monotonic() - started}
+        check_declared(metrics)
+        name = self.plan.phases[boundary - 1].name if boundary else "base"
+        row = {"boundary": boundary, "step": state.total, "phase": name, "metrics": metrics, "tables": result.tables}
+        state.boundaries.append(row)
+        self.ports.tracker.metrics(metrics, state.total)
+        self._keep(state)
+
+    def inside(self, state: State, policy: PolicyRef) -> None:
+        """Measure `probe.inside` between boundaries, for the curves."""
+        with same_randomness():
+            context = self._context(state, policy, state.phase, None)
+            result = run_probes(context, expand(self.settings.probe.inside))
+        check_declared(result.metrics)
+        self.ports.tracker.metrics(result.metrics, state.total)
+
+    def begin_pending(self, state: State) -> None:
+        """Submit again what an earlier process submitted and did not collect."""
+        drop_done(self.ports, state.pending)
+        for boundary in state.pending:
+            self.branches.submit(self._snapshot(boundary))
+
+    def complete(self, state: State, save: Callable[[], None]) -> None:
+        """Wait for the branches beside the run, boundary by boundary, and add what they measured to its row."""
+        while state.pending:
+            boundary = state.pending[0]
+            arms = self.branches.measured(self._snapshot(boundary))
+            settings = self.settings
+            result = plasticity(arms, settings.probe.branch.threshold, settings.rollout.group_size, settings.seed)
+            check_declared(result.metrics)
+            row = state.boundaries[boundary]
+            row["metrics"] = {**row["metrics"], **result.metrics}
+            row["tables"] = {**row["tables"], **result.tables}
+            self.ports.tracker.metrics(result.metrics, row["step"])
+            del state.pending[0]
+            self._keep(state)
+            save()
+            drop_done(self.ports, state.pending)
+
+    def _branch(self, state: State) -> Arms | None:
+        """The branches of the boundary that is being measured; None when they go on beside the run."""
+        boundary = len(state.boundaries)
+        if boundary:
+            self.ports.store.snapshot(snapshot_name(boundary), self.ports.learner.save)
+        if self.settings.probe.branch.beside:
+            self.branches.submit(self._snapshot(boundary))
+            state.pending.append(boundary)
+            return None
+        arms = self.branches.measured(self._snapshot(boundary))
+        drop_done(self.ports, state.pending)
+        return arms
+
+    def _snapshot(self, boundary: int) -> Path | None:
+        """At boundary 0 there is none: it is the untouched base, whatever the plan."""
+        return self.ports.store.find_snapshot(snapshot_name(boundary)) if boundary else None
+
+    def _context(self, state: State, policy: PolicyRef, phase: int | None, branch: Any) -> ProbeContext:
+        settings, variant, ports = self.settings, self.variant, self.ports
+        phases = tuple(settings.phase.items())
+        return ProbeContext(
+            pool=ports.pool,
+            judge=ports.judge,
+            resolve=ports.resolve,
+            policy=policy,
+            base=PolicyRef(policy.composition, None, 0),
+            phases=phases,
+            boundary=len(state.boundaries),
+            history=tuple(ProbeResult(row["metrics"], row["tables"]) for row in state.boundaries),
+            settings=settings.probe,
+            rollout=settings.rollout,
+            seed=settings.seed,
+            run_branch=branch,
+            phase=None if phase is None else phases[phase],
+            start=None if phase is None else self._phase_start(state, phase),
+            batch=lambda judged: variant.batch(judged, settings),
+            objective=variant.objective(settings.objective),
+        )
+
+    def _phase_start(self, state: State, phase: int) -> PolicyRef:
+        """The policy at the start of a phase, published once."""
+        if self._start is None or self._start[0] != phase:
+            learner = self.ports.learner
+            weights = self.ports.pool.publish(learner.phase_start_weights())
+            self._start = phase, PolicyRef(learner.composition, weights, state.phase_version)
+        return self._start[1]
+
+    def _keep(self, state: State) -> None:
+        self.ports.tracker.artifact("boundaries.json", json.dumps(state.boundaries, indent=1))

@@ -1,0 +1,45 @@
+"""Supervised learning on given completions: the mean negative log-likelihood of their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ductile.rl.batch import MicroBatch
+from ductile.rl.kl import token_entropy
+from ductile.rl.objective import token_logps
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """What a learner minimises on worked solutions. Nothing holds the policy: there is no anchor."""
+
+    anchor = None
+
+
+def likelihood_loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The micro-batch's share of  - sum over tokens of weight * log softmax(logits)[token], at temperature 1.
+
+    logits: [row, position, vocabulary]. With every weight 1 / (tokens of the step) it is the mean in nats per token.
+    Advantages and behaviour log-probabilities are not read. The sums are those of `objective.micro_loss`.
+    """
+    inside = micro.padded.completion
+    logps, scaled = token_logps(logits, micro, 1.0)
+    loss = -(torch.where(inside, logps, 0.0) * micro.weights).sum()
+    with torch.no_grad():
+        entropy = token_entropy(scaled)
+    counted = inside & (micro.weights > 0)
+    nothing = loss.new_zeros(())
+    sums = {
+        "loss": loss,
+        "policy_loss": loss,
+        "kl": nothing,
+        "entropy": (entropy * counted).sum(),
+        "clipped": nothing,
+        "gap": nothing,
+        "tokens": counted.sum(),
+        "ratio_max": loss.new_ones(()),
+    }
+    return loss, {name: value.detach() for name, value in sums.items()}

@@ -1,0 +1,76 @@
+"""Where a run stands, and its checkpoint: a learner's folder and `state.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ductile.checkpoint import write_text
+from ductile.identity import Identity
+from ductile.step import Ports
+
+
+@dataclass
+class State:
+    """With the learner's folder it is the whole checkpoint.
+
+    phase_version: the learner's version at the start of the phase that goes on, or that the last boundary ended.
+    pending: boundaries whose branches go on beside the run; their snapshots are named by `snapshot_name`.
+    """
+
+    phase: int = 0
+    step: int = 0  # within the phase
+    total: int = 0  # over all phases
+    phase_version: int = 0
+    boundaries: list[dict[str, Any]] = field(default_factory=list)
+    budget: dict[str, int] = field(default_factory=dict)
+    pending: list[int] = field(default_factory=list)
+
+
+class WrongCheckpoint(RuntimeError):
+    """The checkpoint belongs to another model, plan, variant or seed."""
+
+
+def snapshot_name(boundary: int) -> str:
+    """The name under which the store keeps the learner of a boundary for its branches."""
+    return f"boundary-{boundary}"
+
+
+def drop_done(ports: Ports, pending: Sequence[int]) -> None:
+    """Remove the snapshots of boundaries whose branches are done."""
+    ports.store.drop_snapshots([snapshot_name(boundary) for boundary in pending])
+
+
+def save(ports: Ports, state: State, identity: Identity) -> None:
+    """Make the latest checkpoint."""
+
+    def write(folder: Path) -> None:
+        ports.learner.save(folder / "learner")
+        document = {
+            "fingerprint": identity.run,
+            "state": asdict(state),
+            "difficulty": ports.difficulty.snapshot(),
+            "tracker": ports.tracker.position(),
+        }
+        write_text(folder / "state.json", json.dumps(document))
+
+    ports.store.save(write)
+
+
+def resume(ports: Ports, identity: Identity) -> State:
+    """The state of the latest checkpoint, learner and difficulty table restored; a new one where there is none."""
+    folder = ports.store.latest()
+    if folder is None:
+        return State()
+    document = json.loads((folder / "state.json").read_text())
+    if document["fingerprint"] != identity.run:
+        raise WrongCheckpoint(
+            f"{folder} was written by a run with another model, plan, variant, seed or setting "
+            f"(fingerprint {document['fingerprint']}, this run's is {identity.run}); move it away or change `output`"
+        )
+    ports.learner.load(folder / "learner")
+    ports.difficulty.restore(document["difficulty"])
+    return State(**document["state"])
