@@ -2,12 +2,13 @@
 
     experiment=too_hard variant='[parameter_only,proxy]' seeds=3 phase.hard.steps=40
 
-A group (experiment, model, plan, variant) picks a preset file; any other key sets one value. In a comparison a group
-may be a list, and a value that only some of its runs have (`phase.hard.steps`, `variant.kl`) is set in those.
+A group (experiment, model, plan, variant, probe) picks a preset file; any other key sets one value. In a comparison
+variant and plan may be lists, and a value that only some runs have (`phase.hard.steps`, `variant.kl`) is set in those.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from ductile.settings import SettingsError, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-GROUPS = ("experiment", "model", "plan", "variant")
+GROUPS = ("experiment", "model", "plan", "variant", "probe")
 LISTS = ("variant", "plan")
 """The groups that a comparison takes lists of."""
 
@@ -81,6 +82,20 @@ def run_settings(request: Request) -> RunSettings:
     lost = [key for key, _ in request.values if _phase_of(key) not in known]
     cells, problems = _checked(config, [(key, value) for key, value in request.values if key not in lost])
     _raise([*(_unused(key, config.get("phase", {})) for key in lost), *problems])
+    return cells[0]
+
+
+def run_folder_settings(folder: Path, request: Request) -> RunSettings:
+    """The settings that a run wrote into its folder, with the request's probe preset and values on top, checked."""
+    choices = dict(request.choices)
+    preset = choices.pop("probe", None)
+    _raise(f"{group}: the run in {str(folder)!r} has its own; leave {group}= out" for group in choices)
+    values = json.loads((folder / "settings.json").read_text())
+    if preset is not None:
+        _raise(_choice_mistakes({"probe": preset}))
+        values["probe"] |= _compose({"probe": preset}).get("probe", {})
+    cells, problems = _checked(values, request.values)
+    _raise(problems)
     return cells[0]
 
 

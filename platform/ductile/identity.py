@@ -47,6 +47,11 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
     return Identity(_hash(values), _hash(start))
 
 
+def fingerprint(files: Sequence[Path]) -> str:
+    """A short hash of files by name and content. Raises `OSError` when one cannot be read."""
+    return _digest(files)[:16]
+
+
 def _hash(values: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 

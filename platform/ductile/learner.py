@@ -34,6 +34,28 @@ def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Pa
     )
 
 
+def restored_learner(
+    settings: RunSettings,
+    variant: Variant,
+    composition: Composition,
+    snapshot: Path | None = None,
+    model: torch.nn.Module | None = None,
+) -> PolicyLearner:
+    """The learner of a snapshot, with its optimizer where one process wrote it; of a model's weights; or of the base.
+
+    Raises `RuntimeError` when the weights do not fit the composition's trainable member.
+    """
+    objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
+    if snapshot is None or settings.learner.workers > 1:
+        start = model.state_dict() if model is not None else None
+        if snapshot is not None:
+            start = load_file(snapshot / "weights.safetensors")
+        return PolicyLearner(settings, composition, objective, lr, start)
+    learner = PolicyLearner(settings, composition, objective, lr)
+    learner.load(snapshot)
+    return learner
+
+
 def branch_learner(
     settings: RunSettings, variant: Variant, composition: Composition, request: BranchRequest
 ) -> PolicyLearner:

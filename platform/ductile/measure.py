@@ -37,14 +37,17 @@ class Measure:
     def boundary(self, state: State, policy: PolicyRef) -> None:
         """Measure everything that is due at a phase boundary and keep it with the run."""
         started, boundary = time.monotonic(), len(state.boundaries)
-        self.ports.tracker.progress(phase="probes", step=state.total, steps=self.plan.steps)
         names = boundary_probes(self.settings, boundary)
+
+        def begin(name: str) -> None:
+            self.ports.tracker.progress(phase=f"probe {name}", step=state.total, steps=self.plan.steps)
+
+        phase = boundary - 1 if 0 < boundary <= len(self.plan.phases) else None
         with same_randomness():
-            phase = boundary - 1 if boundary else None
-            result = run_probes(self._context(state, policy, phase, lambda: self._branch(state)), names)
+            result = run_probes(self._context(state, policy, phase, lambda: self._branch(state)), names, begin)
         metrics = {**result.metrics, "time/probe_s": time.monotonic() - started}
         check_declared(metrics)
-        name = self.plan.phases[boundary - 1].name if boundary else "base"
+        name = self.plan.phases[phase].name if phase is not None else "after" if boundary else "base"
         row = {"boundary": boundary, "step": state.total, "phase": name, "metrics": metrics, "tables": result.tables}
         state.boundaries.append(row)
         self.ports.tracker.metrics(metrics, state.total)

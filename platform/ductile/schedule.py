@@ -11,8 +11,9 @@ from ductile.probes import expand
 
 
 def boundary_probes(settings: RunSettings, boundary: int) -> tuple[str, ...]:
-    """The probes of a boundary: 0 lies before the first phase, k after the k-th."""
-    chosen = settings.probe.start if boundary == 0 else list(settings.phase.values())[boundary - 1].probes
+    """The probes of a boundary: 0 lies before the first phase, k after the k-th, later ones after no phase at all."""
+    choices = [settings.probe.start, *(phase.probes for phase in settings.phase.values())]
+    chosen = choices[boundary] if boundary < len(choices) else None
     return expand(settings.probe.probes if chosen is None else chosen)
 
 

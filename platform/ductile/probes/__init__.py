@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,8 +30,13 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each for name in names for each in (PROBES if name == ALL else [name])))
 
 
-def run_probes(context: ProbeContext, names: Sequence[str]) -> ProbeResult:
-    """Run the named probes; one result with all their metrics and tables, their versions and what each cost."""
+def run_probes(
+    context: ProbeContext, names: Sequence[str], begin: Callable[[str], None] = lambda _: None
+) -> ProbeResult:
+    """Run the named probes; one result with all their metrics and tables, their versions and what each cost.
+
+    begin: called with a probe's name before it runs.
+    """
     pool = MeteredPool(context.pool)
     context, meter = replace(context, pool=pool), Meter(pool)
     metrics: dict[str, float] = {}
@@ -39,6 +44,7 @@ def run_probes(context: ProbeContext, names: Sequence[str]) -> ProbeResult:
         "probes": [{"name": name, "version": PROBES[name].version} for name in names]
     }
     for name in names:
+        begin(name)
         result = meter.run(name, partial(PROBES[name].measure, context))
         metrics |= result.metrics
         tables |= result.tables
