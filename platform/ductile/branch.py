@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ductile.config import BranchSettings, RunSettings
@@ -170,7 +171,7 @@ def repetition_seed(seed: int, repetition: int) -> int:
 
 def worked_rows(
     domain: Domain, problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, first: int
-) -> list[tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int32]]]]:
+) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """(prompt, completion) token ids of a solution of each problem, the end-of-sequence token included.
 
     A `WorkedDomain` writes them in each of its formats in turn, beginning with format number `first`.

@@ -20,7 +20,7 @@ from ductile.config import (
     RunSettings,
     SkillSettings,
 )
-from ductile.domains import make_domain
+from ductile.domains import jsonl, make_domain
 from ductile.plan import check, make_phase, make_plan, require_problems
 from ductile.settings import SettingsError
 
@@ -102,7 +102,7 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
-    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: branch, drift, formats, retention")
+    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, drift, formats, retention")
     assert line.endswith("(did you mean drift?)")
 
 
@@ -230,3 +230,40 @@ def test_base_is_trained_on_worked_solutions_alone(tmp_path: Path) -> None:
     mixture = {"m": MixtureSettings(domain=rows, formats={"direct": 1.0})}
     [line] = changed(model=ModelSettings(mixture=mixture))
     assert line.startswith("model.mixture.m.domain: jsonl(") and "has no worked solutions" in line
+
+
+def test_probes_are_checked_at_every_place_that_names_them() -> None:
+    probe = replace(SETTINGS.probe, probes=("all",), start=("drit",), inside=("retention", "branch", "all", "x"))
+    lines = changed(probe=probe, phase={"hard": replace(PHASE, probes=("formats", "nothing"))})
+    assert [line.split(": ")[0] for line in lines] == [
+        "probe.start[0]",
+        "probe.inside[1]",
+        "probe.inside[2]",
+        "probe.inside[3]",
+        "phase.hard.probes[1]",
+    ]
+    assert "'all': the branch probe runs at boundaries only; allowed: drift, formats, retention" in lines[2]
+
+
+def test_carried_optimizer_of_several_workers_cannot_be_branched_beside_the_run() -> None:
+    branch = replace(SETTINGS.probe.branch, optimizers=("reset", "carried"), beside=True)
+    learner = replace(SETTINGS.learner, workers=2)
+    [line] = changed(probe=replace(SETTINGS.probe, branch=branch), learner=learner)
+    assert line.startswith("probe.branch.optimizers: carried needs learner.workers at most 1")
+    for allowed in ({"beside": False}, {"optimizers": ("reset",)}):
+        assert changed(probe=replace(SETTINGS.probe, branch=replace(branch, **allowed)), learner=learner) == []
+    assert changed(probe=replace(SETTINGS.probe, branch=branch)) == []
+
+
+def test_supervised_branch_needs_something_to_imitate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"question": "{n}?", "answer": "{n}"}}\n' for n in range(40)))
+    branch = replace(SETTINGS.probe.branch, domain={"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}, levels=(1,))
+    probe = replace(SETTINGS.probe, branch=branch)
+    assert changed(probe=probe) == []
+    problems = jsonl.Jsonl.problems
+    monkeypatch.setattr(
+        jsonl.Jsonl, "problems", lambda *arguments: [replace(each, answer=" ") for each in problems(*arguments)]
+    )
+    [line] = changed(probe=probe)
+    assert line.startswith("probe.branch.modes: sft needs something to imitate, but jsonl(")
+    assert changed(probe=replace(probe, branch=replace(branch, modes=("rl",)))) == []

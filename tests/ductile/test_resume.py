@@ -46,7 +46,7 @@ TWO_PHASES = {
         "prior": {"reverse": {"domain": {"name": "strings", "operation": "reverse"}, "levels": [3]}},
         "branch": {
             "domain": {"name": "base_conversion"}, "levels": [6, 7], "steps": 2, "pool": 16, "problems": 4, "evals": 2,
-            "optimizers": ["reset", "carried"],
+            "modes": ["rl"],
         },
     },
 }  # fmt: skip
@@ -229,7 +229,7 @@ def test_branch_probe_leaves_the_run_as_it_was(whole, model, tmp_path) -> None:
 def test_branch_from_the_untouched_base_is_measured_once(model, tmp_path) -> None:
     start(settings(), model, tmp_path / "a", MemoryTracker())
     remembered = {path.name.split("-", 2)[2]: path for path in (tmp_path / "a" / "memory").glob("branch-*.json")}
-    assert remembered.keys() == {"rl-0.json", "sft-0.json"}  # the base has no optimizer to carry
+    assert remembered.keys() == {"rl-0.json"}
     value = json.loads(remembered["rl-0.json"].read_text())
     marked = {**value, "passed": [[0.0] * 4, [1.0, 1.0, 0.0, 0.0]]}
     remembered["rl-0.json"].write_text(json.dumps(marked))

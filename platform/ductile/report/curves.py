@@ -109,4 +109,9 @@ def _bands(panel: Axes, phases: Sequence[PhaseBand], names: bool) -> None:
 
 
 def _branch(boundary: Mapping[str, Any]) -> Series:
-    return [(row["step"], row["pass_rate"]) for row in boundary["tables"].get("branch", [])]
+    """The RL arm with a fresh optimizer, mean over its repetitions."""
+    rates: dict[int, list[float]] = {}
+    for row in boundary["tables"].get("branch", []):
+        if row["arm"] == "rl_reset":
+            rates.setdefault(row["step"], []).append(row["pass_rate"])
+    return [(step, sum(each) / len(each)) for step, each in rates.items()]

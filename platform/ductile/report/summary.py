@@ -64,11 +64,12 @@ MEASURES: tuple[Measure, ...] = (
     _after("kl_reverse_prior", "drift/kl_reverse_base/prior", "nats/token"),
     _after("kl_forward_new", "drift/kl_forward_base/new", "nats/token"),
     _after("kl_reverse_new", "drift/kl_reverse_base/new", "nats/token"),
-    _last("branch_auc", "plasticity/branch_auc", "rate"),
-    _last("branch_end", "plasticity/branch_end", "rate"),
-    _last("branch_auc_ratio", "plasticity/branch_auc_ratio", "ratio"),
-    _last("branch_gain_ratio", "plasticity/branch_gain_ratio", "ratio"),
-    _last("branch_silent_share", "plasticity/branch_silent_share", "share"),
+    _last("branch_auc", "plasticity/rl_reset/auc", "rate"),
+    _last("branch_end", "plasticity/rl_reset/end", "rate"),
+    _last("branch_auc_ratio", "plasticity/rl_reset/auc_ratio", "ratio"),
+    _last("branch_gain_ratio", "plasticity/rl_reset/gain_ratio", "ratio"),
+    _last("branch_silent_share", "plasticity/rl_reset/silent_share", "share"),
+    _last("branch_sft_auc_ratio", "plasticity/sft_reset/auc_ratio", "ratio"),
     _mean_over_steps("silent_share", "rollout/silent_share", "share"),
 )
 
@@ -125,7 +126,14 @@ def _cell(plan: str, variant: str, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "not_finished": len(runs) - len(finished),
         "measures": {measure.name: _measure(measure, finished) for measure in MEASURES},
         "onset": _onsets(finished),
+        "verdicts": dict(Counter(verdict for record in finished if (verdict := _verdict(record)))),
     }
+
+
+def _verdict(record: RunRecord) -> str | None:
+    """What the branches of the last boundary said, or None when they did not run."""
+    rows = record.boundaries[-1]["tables"].get("plasticity_verdict", []) if record.boundaries else []
+    return rows[0]["verdict"] if rows else None
 
 
 def _measure(measure: Measure, finished: Sequence[RunRecord]) -> dict[str, Any]:

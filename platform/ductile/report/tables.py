@@ -31,7 +31,14 @@ class TextTable:
 
 def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
     """Every table of the report; those without rows are left out. summary: what `summarise` returned."""
-    tables = (_kept(summary), _moved(summary), _onsets(summary), _differences(summary), _not_finished(summary))
+    tables = (
+        _kept(summary),
+        _moved(summary),
+        _plasticity(summary),
+        _onsets(summary),
+        _differences(summary),
+        _not_finished(summary),
+    )
     return [table for table in tables if table.rows]
 
 
@@ -115,30 +122,63 @@ def _moved(summary: Mapping[str, Any]) -> TextTable:
                 interval(m["kl_forward_prior"], 3),
                 interval(m["kl_reverse_prior"], 3),
                 change(m["formats_prior_before"], m["formats_prior_after"], 1),
-                interval(m["branch_auc_ratio"]),
-                interval(m["branch_end"]),
-                " / ".join(
-                    NOTHING if m[n]["mean"] is None else f"{m[n]['mean']:.2f}"
-                    for n in ("silent_share", "branch_silent_share")
-                ),
             )
         )
     return TextTable(
-        "Drift, diversity and plasticity",
+        "Drift and diversity",
         (
             "Plan",
             "Variant",
             "KL forward\nnats/token",
             "KL reverse\nnats/token",
             "Formats\neffective no.",
-            "Branch AUC\n/ fresh base",
-            "Branch end\npass rate",
-            "Silent\nRL / branch",
         ),
         tuple(rows),
-        "KL to the base on prior-skill prompts. Branch: RL for a fixed budget on a domain that the plan does not hold. "
-        "Silent: share of groups whose rewards are all equal, so that they give no gradient.",
+        "KL to the base on prior-skill prompts.",
     )
+
+
+def _plasticity(summary: Mapping[str, Any]) -> TextTable:
+    rows = []
+    for cell in summary["cells"]:
+        m = cell["measures"]
+        if m["branch_auc"]["mean"] is None and m["branch_sft_auc_ratio"]["mean"] is None:
+            continue
+        rows.append(
+            (
+                cell["plan"],
+                cell["variant"],
+                interval(m["branch_auc_ratio"]),
+                interval(m["branch_sft_auc_ratio"]),
+                interval(m["branch_end"]),
+                " / ".join(
+                    NOTHING if m[n]["mean"] is None else f"{m[n]['mean']:.2f}"
+                    for n in ("silent_share", "branch_silent_share")
+                ),
+                _verdict_text(cell["verdicts"]),
+            )
+        )
+    return TextTable(
+        "Plasticity",
+        (
+            "Plan",
+            "Variant",
+            "RL: AUC\n/ fresh base",
+            "Supervised: AUC\n/ fresh base",
+            "RL: end\npass rate",
+            "Silent\nplan / branch",
+            "Verdict\nruns",
+        ),
+        tuple(rows),
+        "Training for a fixed budget on a domain that the plan does not hold, by RL and on worked solutions. Silent: "
+        "share of groups whose rewards are all equal, so that they give no gradient. Exploration failure: RL finds "
+        "nothing to learn from, and worked solutions are learned as well as by the fresh base.",
+    )
+
+
+def _verdict_text(verdicts: Mapping[str, int]) -> str:
+    """`learns 2, undecided 1`."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(verdicts.items())) or NOTHING
 
 
 def _onsets(summary: Mapping[str, Any]) -> TextTable:

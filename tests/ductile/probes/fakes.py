@@ -122,7 +122,7 @@ def context(
     phases: Mapping[str, PhaseSettings] | None = None,
     history: Sequence[ProbeResult] = (),
     top_p: float = 1.0,
-    run_branch: Callable[[Callable[[PolicyRef, int], float]], dict[str, Any]] | None = None,
+    run_branch: Callable[[], Any] | None = None,
 ) -> ProbeContext:
     """A context on the fakes, at the boundary that the history leads to."""
     return ProbeContext(

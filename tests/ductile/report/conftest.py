@@ -24,10 +24,11 @@ def make_boundary(
         "format/effective_prior": 2.0,
         "drift/kl_forward_base/prior": 0.2 * index,
         "drift/kl_reverse_base/prior": 0.1 * index,
-        "plasticity/branch_auc": 0.4,
-        "plasticity/branch_end": 0.6,
-        "plasticity/branch_auc_ratio": 1.0,
-        "plasticity/branch_silent_share": 0.25,
+        "plasticity/rl_reset/auc": 0.4,
+        "plasticity/rl_reset/end": 0.6,
+        "plasticity/rl_reset/auc_ratio": 1.0,
+        "plasticity/rl_reset/silent_share": 0.25,
+        "plasticity/sft_reset/auc_ratio": 0.95,
     }
     if forgetting is not None:
         metrics["retention/forgetting"] = forgetting
@@ -37,7 +38,14 @@ def make_boundary(
             {"kind": "prior", "skill": "sort", "format": "steps", "share": 0.75},
             {"kind": "prior", "skill": "sort", "format": "direct", "share": 0.25},
         ],
-        "branch": [{"step": 0, "pass_rate": 0.1}, {"step": 4, "pass_rate": 0.6}],
+        "branch": [
+            {"arm": "rl_reset", "seed": 0, "step": 0, "pass_rate": 0.0},
+            {"arm": "rl_reset", "seed": 0, "step": 4, "pass_rate": 0.5},
+            {"arm": "rl_reset", "seed": 1, "step": 0, "pass_rate": 0.2},
+            {"arm": "rl_reset", "seed": 1, "step": 4, "pass_rate": 0.7},
+            {"arm": "sft_reset", "seed": 0, "step": 0, "pass_rate": 0.1},
+        ],
+        "plasticity_verdict": [{"verdict": "learns" if index else "undecided"}],
     }
     return {"boundary": index, "step": step, "phase": "hard" if index else "base", "metrics": metrics, "tables": tables}
 

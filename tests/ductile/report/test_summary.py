@@ -96,7 +96,7 @@ def test_plan_without_phases_has_a_beginning_and_no_end(record, boundary):
 
 def test_finished_run_without_a_measure_lowers_its_n_alone(record):
     lacking = record(seed=1)
-    del lacking.boundaries[1]["metrics"]["plasticity/branch_auc_ratio"]
+    del lacking.boundaries[1]["metrics"]["plasticity/rl_reset/auc_ratio"]
     measures = find_cell(summarise([record(seed=0), lacking], CONTEXT), "guessable", "parameter_only")["measures"]
     assert (measures["branch_auc_ratio"]["n"], measures["prior_after"]["n"]) == (1, 2)
 
@@ -124,3 +124,11 @@ def test_two_finished_runs_of_one_seed_are_refused(record):
 def test_order_of_the_context_comes_first_and_other_names_follow(record):
     summary = summarise([record(plan="extra"), record(plan="guessable")], CONTEXT)
     assert summary["plans"] == ["guessable", "extra"]
+
+
+def test_verdicts_of_the_last_boundary_are_counted_over_finished_runs(record):
+    other = record(seed=1)
+    other.boundaries[-1]["tables"]["plasticity_verdict"] = [{"verdict": "exploration failure"}]
+    runs = [record(seed=0), other, record(seed=2), record(seed=3, status="FAILED")]
+    cell = find_cell(summarise(runs, CONTEXT), "guessable", "parameter_only")
+    assert cell["verdicts"] == {"learns": 2, "exploration failure": 1}

@@ -72,3 +72,16 @@ def test_names_are_printed_as_they_are(record):
     stream = io.StringIO()
     print_tables(summarise([record("[red]x[/red]")], ReportContext("t")), Console(file=stream, width=120))
     assert "[red]x[/red]" in stream.getvalue()
+
+
+def test_plasticity_table_shows_both_ratios_and_the_verdict(record):
+    [table] = [table for table in text_tables(summary(record)) if table.title == "Plasticity"]
+    row = next(row for row in table.rows if row[:2] == ("medium", "proxy"))
+    assert row[2:] == ("1.00 ±0.00", "0.95 ±0.00", "0.60 ±0.00", "0.30 / 0.25", "learns 3")
+
+
+def test_plan_without_a_branch_is_not_in_the_plasticity_table(record):
+    without = record()
+    for boundary in without.boundaries:
+        boundary["metrics"] = {n: v for n, v in boundary["metrics"].items() if not n.startswith("plasticity/")}
+    assert "Plasticity" not in [table.title for table in text_tables(summarise([without], CONTEXT))]
