@@ -9,10 +9,26 @@ from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
 from ductile.probes.drift import DriftProbe
 from ductile.probes.formats import FormatsProbe
+from ductile.probes.gradients import GradientsProbe
 from ductile.probes.retention import RetentionProbe
+from ductile.probes.sparsity import SparsityProbe
+from ductile.probes.spectrum import SpectrumProbe
+from ductile.probes.units import UnitsProbe
+from ductile.probes.weights import WeightsProbe
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), BranchProbe())
+    probe.name: probe
+    for probe in (
+        RetentionProbe(),
+        DriftProbe(),
+        FormatsProbe(),
+        BranchProbe(),
+        UnitsProbe(),
+        SpectrumProbe(),
+        WeightsProbe(),
+        SparsityProbe(),
+        GradientsProbe(),
+    )
 }
 
 INSIDE_A_PHASE = ("retention", "formats")
