@@ -62,7 +62,7 @@ def gradient_norms(policy: Inspected, batch: Any, objective: Any, temperature: f
 
 
 def _judged(context: ProbeContext) -> list[JudgedGroup]:
-    """Groups as a step of the phase sees them: with its options, noise and leniency included, and the rollouts' size."""
+    """Groups as a step of the phase sees them, noise and leniency included, of the size of the rollouts."""
     sampling = replace(context.sampling(context.rollout.top_p, STREAM), samples=context.rollout.group_size)
     return context.judged(_training_problems(context), sampling)
 
