@@ -240,6 +240,26 @@ class DiversitySettings:
 
 
 @dataclass(frozen=True)
+class SparsitySettings:
+    """The sparsity probe: hidden states of prompts of rising levels against their pass rates."""
+
+    problems: int = setting(24, "problems per skill of `probe.shift` and level", low=2)
+    samples: int = setting(8, "completions per problem, for its pass rate", low=1)
+    band: tuple[float, ...] = setting(
+        (0.2, 0.7),
+        "lowest and highest pass rate of the problems that the measures shall tell from the others",
+        low=0,
+        high=1,
+    )
+
+    def check(self) -> Iterator[str]:
+        if len(self.band) != 2:
+            yield f"band: {list(self.band)} must be two numbers"
+        elif self.band[0] >= self.band[1]:
+            yield f"band: {list(self.band)}: low must be below high (did you swap them?)"
+
+
+@dataclass(frozen=True)
 class ProbeSettings:
     """What is measured at every phase boundary."""
 
@@ -265,6 +285,9 @@ class ProbeSettings:
     )
     diversity: DiversitySettings = setting(DiversitySettings, "the diversity probe")
     branch: BranchSettings = setting(BranchSettings, "the branch probe")
+    shift: Mapping[str, SkillSettings] = setting(dict, "skills at rising levels, for the sparsity probe")
+    sparsity: SparsitySettings = setting(SparsitySettings, "the sparsity probe")
+    gradient_groups: int = setting(32, "groups that the gradients probe samples from the phase's problems", low=1)
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ class PolicyLearner:
                 )
         first, last = passes[0], passes[-1]
         self._weights = self._engine.weights()
+        update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
             "learner/policy_loss": first["policy_loss"],
@@ -187,7 +188,8 @@ class PolicyLearner:
             "learner/clip_share": last["clipped"] / last["tokens"],
             "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
-            "learner/update_norm": distance(self._parameters(self._weights), self._parameters(before)),
+            "learner/update_norm": update,
+            "learner/update_to_weight": update / norm_of(self._parameters(before)),
         }
         if self._anchor:
             metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
@@ -211,6 +213,11 @@ class PolicyLearner:
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Euclidean distance of two state dicts."""
     return float(sum(((a[name].double() - b[name].double()) ** 2).sum() for name in a)) ** 0.5
+
+
+def norm_of(weights: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of a state dict."""
+    return float(sum((tensor.double() ** 2).sum() for tensor in weights.values())) ** 0.5
 
 
 def rms_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

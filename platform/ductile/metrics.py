@@ -49,6 +49,15 @@ SECTIONS = {
     "plasticity": "Branch probe: a copy is trained for a fixed budget on a domain that the plan does not hold, then thrown "
     "away. Arms: `rl_reset`, `rl_carried`, `sft_reset`, `sft_carried`: by RL or on worked solutions, with a fresh optimizer or the run's own. "
     "Means over `probe.branch.seeds` repetitions. The fresh base has the same budget, arm, problems and random keys.",
+    "units": "Units probe: MLP units of the trainable member that do little, on the base's completions of a fixed set of "
+    "prompts. A score is a unit's mean |activation| (or |gradient of the cross-entropy|) over its layer's mean. Shares "
+    "have no resolution on gated MLPs; the quantiles have.",
+    "spectrum": "Spectrum probe: how many directions features and weights use, in float64, features not centred.",
+    "weights": "Weights probe: size and movement of the trainable weights.",
+    "sparsity": "Sparsity probe: how the sparsity of a prompt's last hidden state (last layer) goes with the prompt's pass "
+    "rate, on the skills of `probe.shift`.",
+    "gradient": "Gradients probe: the objective's gradient g (without its KL) on the phase's own problems, in parts g_k of "
+    "the groups with k successes.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
@@ -82,6 +91,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/behaviour_gap", "nats/token", "mean |log-probability by the learner - by the sampler| before the update"),
     Metric("learner/grad_norm", "norm", "gradient norm before clipping"),
     Metric("learner/update_norm", "norm", "norm of the change of the weights in this step"),
+    Metric("learner/update_to_weight", "ratio", "norm of the change of the weights in this step over the norm of the weights before it"),
     Metric("learner/weight_drift_rms", "weight", "root mean square distance of the trainable weights from the base"),
     Metric("learner/tokens", "tokens", "completion tokens trained on in the step"),
     Metric("learner/skipped", "0 or 1", "1 when the step had no gradient (every group silent) and was skipped"),
@@ -152,6 +162,38 @@ METRICS: tuple[Metric, ...] = (
     Metric("plasticity/<arm>/end_difference", "rate", "end minus that of the fresh base"),
     Metric("plasticity/<arm>/silent_share", "share", "RL: mean share of silent groups in the branch; near 1 the policy failed to explore"),
     Metric("plasticity/exploration_failure", "0 or 1", "1 when the whole rl_reset curve lies below 1 - 2^(-1/G), where half the groups are silent, and sft_reset learns as the fresh base does"),
+    Metric("units/dead_share", "share", "units that are not 0 on less than 1% of the positions"),
+    *(
+        metric
+        for prefix, what in (("", "mean |activation|"), ("gradient_", "mean |gradient of the cross-entropy|"))
+        for metric in (
+            Metric(f"units/{prefix}score_min", "ratio", f"smallest score of a unit: {what} over its layer's mean"),
+            Metric(f"units/{prefix}score_q01", "ratio", "1% quantile of these scores over the units of all layers"),
+            Metric(f"units/{prefix}score_q05", "ratio", "5% quantile of these scores"),
+            Metric(f"units/{prefix}score_median", "ratio", "median of these scores"),
+            Metric(f"units/{prefix}dormant_share/<tau>", "share", "units with such a score of at most tau (0.01, 0.025, 0.1)"),
+        )
+    ),
+    Metric("spectrum/features/effective_rank", "directions", "exp(entropy of the normalised singular values) of the last layer's hidden states"),
+    Metric("spectrum/features/srank_99", "directions", "directions that hold 99% of the sum of the singular values"),
+    Metric("spectrum/features/approximate_rank_99", "directions", "directions that hold 99% of the sum of their squares"),
+    Metric("spectrum/features/stable_rank", "directions", "squared Frobenius norm over squared spectral norm"),
+    Metric("spectrum/weights/effective_rank", "directions", "mean effective rank of the weight matrices"),
+    Metric("spectrum/weights/stable_rank", "directions", "mean of squared Frobenius norm over squared spectral norm of the weight matrices"),
+    Metric("spectrum/weights/spectral_norm", "norm", "mean largest singular value of the weight matrices"),
+    Metric("weights/mean_abs", "weight", "mean |weight|"),
+    Metric("weights/rms", "weight", "root mean square of the weights"),
+    Metric("weights/drift_rms_base", "weight", "root mean square distance from the base"),
+    Metric("weights/drift_rms_start", "weight", "root mean square distance from the start of the phase"),
+    Metric("weights/changed_share_base", "share", "weights that are not exactly the base's"),
+    Metric("weights/changed_share_start", "share", "weights that are not exactly those at the start of the phase"),
+    Metric("weights/gradient_norm", "norm", "gradient norm of the mean cross-entropy on the base's completions; misleads when read alone"),
+    Metric("sparsity/<skill>/spearman/<measure>", "correlation", "rank correlation of the measure with the pass rate, over all items of the skill"),
+    Metric("sparsity/<skill>/spearman_within/<measure>", "correlation", "mean over levels of the rank correlation within the level"),
+    Metric("sparsity/<skill>/auc/<measure>", "share", "how well the measure tells items in `probe.sparsity.band` from the others; 0.5: not at all"),
+    Metric("gradient/norm", "norm", "norm of g"),
+    Metric("gradient/norm_share/k_<k>", "share", "||g_k|| over the sum of these norms"),
+    Metric("gradient/projection/k_<k>", "share", "<g_k, g> / ||g||^2: the share of the update that these groups make; sums to 1, can be negative"),
     Metric("phase/index", "count", "position of the phase in the plan, from 0"),
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
     Metric("cost/<probe>/seconds", "s", "time of the probe, completions included that it asked for first"),

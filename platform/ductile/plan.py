@@ -177,7 +177,12 @@ def _branch_mistakes(settings: RunSettings) -> Iterator[str]:
 
 def _name_mistakes(settings: RunSettings) -> Iterator[str]:
     """Names that would write to the same metrics."""
-    groups = {"phase": settings.phase, "probe.prior": settings.probe.prior, "probe.neutral": settings.probe.neutral}
+    groups = {
+        "phase": settings.phase,
+        "probe.prior": settings.probe.prior,
+        "probe.neutral": settings.probe.neutral,
+        "probe.shift": settings.probe.shift,
+    }
     for path, named in groups.items():
         names: dict[str, str] = {}
         for name in named:
@@ -205,7 +210,7 @@ def _twice(values: Iterable[int]) -> list[int]:
 def _asked(settings: RunSettings) -> Iterator[tuple[str, Mapping[str, Any], tuple[int, ...]]]:
     for name, phase in settings.phase.items():
         yield f"phase.{name}", phase.domain, phase.levels
-    for group in ("prior", "neutral"):
+    for group in ("prior", "neutral", "shift"):
         for name, skill in getattr(settings.probe, group).items():
             yield f"probe.{group}.{name}", skill.domain, skill.levels
     if settings.probe.branch.domain:

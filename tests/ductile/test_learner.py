@@ -341,6 +341,8 @@ def test_update_norm_is_of_this_step_and_weight_drift_from_the_base(make: Make) 
     count = sum(tensor.size for tensor in base.values())
     assert metrics["learner/update_norm"] == pytest.approx(math.sqrt(squares(weights[2], weights[1])), rel=1e-9)
     assert metrics["learner/weight_drift_rms"] == pytest.approx(math.sqrt(squares(weights[2], base) / count), rel=1e-9)
+    size = math.sqrt(math.fsum(float((array**2).sum()) for array in weights[1].values()))
+    assert metrics["learner/update_to_weight"] == pytest.approx(metrics["learner/update_norm"] / size, rel=1e-9)
     assert squares(weights[2], weights[1]) != pytest.approx(squares(weights[2], base), rel=0.1)
 
 

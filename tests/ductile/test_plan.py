@@ -102,7 +102,7 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
-    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, drift, formats, retention")
+    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, diversity, drift, formats, ")
     assert line.endswith("(did you mean drift?)")
 
 
@@ -113,7 +113,10 @@ def test_every_place_that_names_a_domain_is_checked_at_once() -> None:
         RunSettings(
             phase={"hard": PhaseSettings(domain=wrong, levels=(4,))},
             probe=ProbeSettings(
-                prior={"a": skill}, neutral={"b": skill}, branch=BranchSettings(domain=wrong, levels=(4,))
+                prior={"a": skill},
+                neutral={"b": skill},
+                shift={"c": skill},
+                branch=BranchSettings(domain=wrong, levels=(4,)),
             ),
             model=ModelSettings(mixture={"m": MixtureSettings(domain=wrong, levels=(4,))}),
         )
@@ -122,6 +125,7 @@ def test_every_place_that_names_a_domain_is_checked_at_once() -> None:
         "phase.hard.domain",
         "probe.prior.a.domain",
         "probe.neutral.b.domain",
+        "probe.shift.c.domain",
         "probe.branch.domain",
         "model.mixture.m.domain",
     ]
@@ -187,7 +191,7 @@ def test_level_listed_twice_is_a_mistake() -> None:
     assert [line.split(" is listed")[0] for line in lines] == ["phase.hard.levels: 4", "probe.prior.words.levels: 3"]
 
 
-@pytest.mark.parametrize("group", ["phase", "prior", "neutral"])
+@pytest.mark.parametrize("group", ["phase", "prior", "neutral", "shift"])
 def test_names_that_would_write_to_the_same_metrics_are_a_mistake(group: str) -> None:
     names = ("a b", "a_b", "a c")
     if group == "phase":
@@ -242,7 +246,7 @@ def test_probes_are_checked_at_every_place_that_names_them() -> None:
         "probe.inside[3]",
         "phase.hard.probes[1]",
     ]
-    assert "'all': the branch probe runs at boundaries only; allowed: drift, formats, retention" in lines[2]
+    assert "'all': the branch probe runs at boundaries only; allowed: diversity, drift, formats, " in lines[2]
 
 
 def test_carried_optimizer_of_several_workers_cannot_be_branched_beside_the_run() -> None:

@@ -119,3 +119,12 @@ def test_every_default_is_itself_allowed() -> None:
 def test_swapped_band_says_so() -> None:
     with pytest.raises(SettingsError, match=r"difficulty.band: \[0.9, 0.2\]: low must be below high"):
         build(RunSettings, {"difficulty": {"band": [0.9, 0.2]}})
+
+
+@pytest.mark.parametrize(
+    ("band", "line"),
+    [([0.7, 0.2], "low must be below high"), ([0.2], "must be two numbers"), ([0.2, 1.2], "at most 1")],
+)
+def test_band_of_the_sparsity_probe_is_checked(band: list[float], line: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^probe\.sparsity\.band.*{line}"):
+        build(RunSettings, {"probe": {"sparsity": {"band": band}}})

@@ -13,10 +13,27 @@ from ductile.probes.cost import Meter, MeteredPool
 from ductile.probes.diversity import DiversityProbe
 from ductile.probes.drift import DriftProbe
 from ductile.probes.formats import FormatsProbe
+from ductile.probes.gradients import GradientsProbe
 from ductile.probes.retention import RetentionProbe
+from ductile.probes.sparsity import SparsityProbe
+from ductile.probes.spectrum import SpectrumProbe
+from ductile.probes.units import UnitsProbe
+from ductile.probes.weights import WeightsProbe
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), DiversityProbe(), BranchProbe())
+    probe.name: probe
+    for probe in (
+        RetentionProbe(),
+        DriftProbe(),
+        FormatsProbe(),
+        DiversityProbe(),
+        UnitsProbe(),
+        SpectrumProbe(),
+        WeightsProbe(),
+        SparsityProbe(),
+        GradientsProbe(),
+        BranchProbe(),
+    )
 }
 
 ALL = "all"

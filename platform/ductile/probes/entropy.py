@@ -1,4 +1,4 @@
-"""Token entropy: how undecided the policy is at the positions of its own completions."""
+"""How undecided the policy is: the entropy of its next token."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from ductile.problem import Group
 
 
 def token_entropy(context: ProbeContext, groups: Sequence[Group]) -> float:
-    """Mean entropy in nats of the policy's next-token distribution over the completions' positions."""
+    """Mean entropy of the policy's next token over all positions of the completions, in nats, as the rollouts sample.
+
+    At the rollouts' temperature and over the full vocabulary. Raises `ValueError` when there is no completion token.
+    """
     rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
-    return context.pool.inspect(context.policy, partial(_mean, rows=rows, temperature=context.rollout.temperature))
+    if not sum(len(completion) for _, completion in rows):
+        raise ValueError("entropy of no completion tokens")
+    return context.pool.inspect(
+        context.policy, partial(_mean_entropy, rows=rows, temperature=context.rollout.temperature)
+    )
 
 
-def _mean(loaded: Inspected, rows: Rows, temperature: float) -> float:
-    return float(loaded.entropies(rows, temperature).mean())
+def _mean_entropy(policy: Inspected, rows: Rows, temperature: float) -> float:
+    return float(policy.entropies(rows, temperature).mean())

@@ -7,6 +7,7 @@ A completion's text is its verdict: `1 steps` is right in the format steps, `0 d
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -64,7 +65,8 @@ class FakePool:
 
     def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
         assert self.loaded is not None, "this test looks into no policy"
-        return measure(self.loaded(policy))
+        sent: Callable[[Any], T] = pickle.loads(pickle.dumps(measure))  # as it would be to an actor
+        return sent(self.loaded(policy))
 
     def _group(self, policy: PolicyRef, problem: Problem, sampling: Sampling) -> Group:
         texts = [self.answers(problem, sample) for sample in range(sampling.samples)]

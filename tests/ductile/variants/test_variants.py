@@ -181,3 +181,9 @@ def test_weights_count_every_judged_completion_and_no_other(name: str, length_no
 
 def test_step_without_a_gradient_has_an_empty_batch() -> None:
     assert variant_of("parameter_only").batch([SILENT], settings_of("token")).rows == ()
+
+
+def test_row_knows_how_many_of_its_group_succeeded() -> None:
+    other = judged("other", (1.0, 2), (0.6, 1), (0.5, 3), (None, 1))  # one half is no success
+    rows = variant_of("low_drift").batch([MIXED, SILENT, other], settings_of("token")).rows
+    assert [row.successes for row in rows] == [1, 1, 1, 0, 0, 2, 2, 2]
