@@ -77,6 +77,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/length_max", "tokens", "longest completion"),
     Metric("rollout/truncated_share", "share", "completions cut at the length limit"),
     Metric("rollout/shortcut_share", "share", "completions that answer before or without the required intermediate results"),
+    *(
+        Metric(f"rollout/shortcut/{kind}", "share", f"completions that {does}")
+        for kind, does in (
+            ("no_work", "answer without any work"),
+            ("repeated", "give the answer several times"),
+            ("skipped", "leave out some of the required steps"),
+        )
+    ),
     Metric("rollout/unjudged_share", "share", "completions that could not be judged; they are in no mean and no gradient"),
     Metric("rollout/format/<format>", "share", "completions in this format"),
     Metric("rollout/tokens", "tokens", "tokens sampled in the step"),
@@ -108,6 +116,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("retention/new", "rate", "mean pass rate over the plan's phases and levels, without label noise or leniency"),
     Metric("retention/forgetting", "rate", "mean over prior cells of pass rate at boundary 0 minus now; negative: improved"),
     Metric("retention/forgetting_from_best", "rate", "the same from the best earlier boundary of each cell"),
+    Metric("retention/average", "rate", "average performance: mean pass rate over the phases that are over"),
+    Metric("retention/learning", "rate", "mean over these phases of the pass rate right after the phase itself"),
+    Metric("retention/backward_transfer", "rate", "mean over the phases before the last of pass rate now minus right after the phase; negative: forgotten"),
+    Metric("retention/forgetting_phases", "rate", "mean over the phases before the last of the best pass rate since the phase minus now"),
     Metric("retention/unjudged_share", "share", "evaluation completions that could not be judged; they are in no mean"),
     Metric("retention_new/<phase>/L<level>", "rate", "pass rate on a phase's domain at a level, without noise or leniency"),
     *(

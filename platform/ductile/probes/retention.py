@@ -3,6 +3,15 @@
 R[i, j] is the pass rate of skill and level j at boundary i; boundary 0 lies before the first phase. Forgetting of j
 is R[0, j] - R[last, j]; forgetting from the best is max over earlier i of R[i, j] - R[last, j] (Chaudhry et al. 2018,
 arXiv 1801.10112, eq. 3). Both are negative when a skill improved.
+
+The plan's own phases are tasks of a sequence: with R[i, j] the pass rate of phase j after phase i (mean over its levels)
+and T phases over, GEM (Lopez-Paz and Ranzato 2017, arXiv 1706.08840) has
+
+    average performance  ACC = mean over j <= T of R[T, j]
+    backward transfer    BWT = mean over j < T of R[T, j] - R[j, j].
+
+Learning accuracy is the mean of R[j, j]; forgetting of the phases is the mean over j < T of
+max over j <= i < T of R[i, j] - R[T, j].
 """
 
 from __future__ import annotations
@@ -11,7 +20,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ductile.metrics import segment
 from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import Cell, Outcomes, evaluate, macro_mean, present
 
@@ -20,7 +31,7 @@ class RetentionProbe:
     """`retention/*`."""
 
     name = "retention"
-    version = 1
+    version = 2
 
     def measure(self, context: ProbeContext) -> ProbeResult:
         measured = evaluate(context)
@@ -37,7 +48,9 @@ class RetentionProbe:
         if completions:
             metrics["retention/unjudged_share"] = sum(row["unjudged"] for row in rows) / completions
         result = ProbeResult(present(metrics), {"retention": rows})
-        return ProbeResult({**result.metrics, **_forgetting([*context.history, result])}, result.tables)
+        results = [*context.history, result]
+        tasks = sequence_metrics(task_matrix(results, [segment(name) for name, _ in context.phases]))
+        return ProbeResult({**result.metrics, **_forgetting(results), **present(tasks)}, result.tables)
 
 
 def binomial_standard_error(rate: float, count: int) -> float:
@@ -62,6 +75,41 @@ def prior_curves(results: Sequence[ProbeResult]) -> dict[tuple[str, int], list[f
         if row["kind"] == "prior" and row["pass_rate"] is not None:
             curves.setdefault((row["skill"], row["level"]), []).append(row["pass_rate"])
     return {cell: curve for cell, curve in curves.items() if len(curve) == len(results)}
+
+
+def task_matrix(results: Sequence[ProbeResult], phases: Sequence[str]) -> NDArray[np.float64]:
+    """R: [boundary, phase] mean pass rate over the phase's levels, NaN where it was not measured."""
+    matrix = np.full((len(results), len(phases)), np.nan)
+    for boundary, result in enumerate(results):
+        rows = [row for row in result.tables.get("retention", []) if row["kind"] == "new"]
+        for phase, name in enumerate(phases):
+            rate = macro_mean([row["pass_rate"] for row in rows if row["skill"] == name])
+            matrix[boundary, phase] = np.nan if rate is None else rate
+    return matrix
+
+
+def sequence_metrics(matrix: NDArray[np.float64]) -> dict[str, float | None]:
+    """Of the phases that are over at the last boundary; None where a boundary that it needs lacks them.
+
+    matrix: [boundary, phase], boundary 0 before the first phase, so that phase j ends at boundary j + 1.
+    """
+    over = min(len(matrix) - 1, matrix.shape[1])
+    if over < 1:
+        return {}
+    last, own = matrix[-1, :over], np.array([matrix[j + 1, j] for j in range(over)])
+    earlier = range(over - 1)
+    best = [np.max(matrix[j + 1 : len(matrix) - 1, j]) for j in earlier]
+    return {
+        "retention/average": _known(last),
+        "retention/learning": _known(own),
+        "retention/backward_transfer": _known(last[: over - 1] - own[: over - 1]),
+        "retention/forgetting_phases": _known(np.array(best) - last[: over - 1]),
+    }
+
+
+def _known(values: NDArray[np.float64]) -> float | None:
+    """The mean, None when there is nothing or something is missing."""
+    return float(values.mean()) if len(values) and np.isfinite(values).all() else None
 
 
 def forgetting(curve: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ Each sign is looked for inside a phase, against that phase's own beginning, and 
 
     length:    first step whose mean completion length is at most half of the phase's first step's
     shortcut:  first measurement of the prior skills' shortcut share at least 0.25 above the boundary before the phase
+    kinds:     the same for the share of each kind of shortcut: no work, a repeated answer, skipped steps
     fall:      first measurement of the prior skills' pass rate at least 0.10 below the boundary before the phase
 
 Two details decide the order. A rollout metric at step s shows the policy before update s, after s - 1 updates; a
@@ -14,10 +15,11 @@ after. Shortcuts are read on the prior skills: a problem that is too hard is ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ductile.problem import SHORTCUTS
 from ductile.report.records import PhaseBand, RunRecord, Series
 
 LENGTH = "rollout/length_mean"
@@ -34,10 +36,14 @@ ORDERS = ("before", "unresolved", "after", "only_sign", "only_fall", "neither")
 
 @dataclass(frozen=True)
 class Onset:
-    """Steps as logged; None: it never happened. `fall_after`: the last measurement that did not yet show the fall."""
+    """Steps as logged; None: it never happened. `fall_after`: the last measurement that did not yet show the fall.
+
+    kinds: kind of shortcut -> step.
+    """
 
     length: int | None
     shortcut: int | None
+    kinds: Mapping[str, int | None]
     fall: int | None
     fall_after: int | None
 
@@ -51,12 +57,20 @@ class Onset:
         """When the shortcuts rose, against the fall: one of `ORDERS`."""
         return order(self.shortcut, self.fall, self.fall_after)
 
+    def kind_order(self, kind: str) -> str:
+        """When this kind of shortcut rose, against the fall: one of `ORDERS`."""
+        return order(self.kinds[kind], self.fall, self.fall_after)
+
 
 def onset(record: RunRecord) -> Onset:
     """The first step of each sign in one run."""
     fall, fall_after = _measured(record.series(PRIOR), record.phases, lambda value, start: start - value, PRIOR_FALL)
-    shortcut, _ = _measured(record.series(SHORTCUT), record.phases, lambda value, start: value - start, SHORTCUT_RISE)
-    return Onset(_collapse(record.series(LENGTH), record.phases), shortcut, fall, fall_after)
+
+    def rise(metric: str) -> int | None:
+        return _measured(record.series(metric), record.phases, lambda value, start: value - start, SHORTCUT_RISE)[0]
+
+    kinds = {kind: rise(f"{SHORTCUT}/{kind}") for kind in SHORTCUTS}
+    return Onset(_collapse(record.series(LENGTH), record.phases), rise(SHORTCUT), kinds, fall, fall_after)
 
 
 def order(updates: int | None, fall: int | None, fall_after: int | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ductile.problem import SHORTCUTS
 from ductile.report.onset import LENGTH_FACTOR, ORDERS, PRIOR_FALL, SHORTCUT_RISE, Onset, onset
 from ductile.report.records import ReportContext, RunRecord, of_cell, ordered
 from ductile.report.statistics import Estimate, estimate, paired_difference
@@ -159,7 +160,18 @@ def _onsets(finished: Sequence[RunRecord]) -> dict[str, Any]:
         **{f"{name}_step_median": float(median(values)) if values else None for name, values in steps.items()},
         "length_order": _orders([o.length_order for o in found.values()]),
         "shortcut_order": _orders([o.shortcut_order for o in found.values()]),
+        "kinds": {kind: _kind(kind, list(found.values())) for kind in SHORTCUTS},
         "runs": [_onset_row(seed, o) for seed, o in found.items()],
+    }
+
+
+def _kind(kind: str, found: Sequence[Onset]) -> dict[str, Any]:
+    """Where one kind of shortcut set in."""
+    steps = [step for o in found if (step := o.kinds[kind]) is not None]
+    return {
+        "step_median": float(median(steps)) if steps else None,
+        "runs": len(steps),
+        "order": _orders([o.kind_order(kind) for o in found]),
     }
 
 
@@ -168,6 +180,7 @@ def _onset_row(seed: int, found: Onset) -> dict[str, Any]:
         "seed": seed,
         "length_step": found.length,
         "shortcut_step": found.shortcut,
+        "kind_steps": dict(found.kinds),
         "fall_step": found.fall,
         "fall_after_step": found.fall_after,
         "length_order": found.length_order,

@@ -193,6 +193,7 @@ def _onsets(summary: Mapping[str, Any]) -> TextTable:
                     *(_onset_text(found, sign) for sign in ("length", "shortcut", "fall")),
                     _before_text(found["length_order"]),
                     _before_text(found["shortcut_order"]),
+                    _kinds_text(found["kinds"]),
                 )
             )
     t = summary["thresholds"]
@@ -206,6 +207,7 @@ def _onsets(summary: Mapping[str, Any]) -> TextTable:
             f"Prior skills -{t['prior_fall'] * 100:.0f} points\nstep",
             "Length first\nruns",
             "Shortcuts first\nruns",
+            "Kinds of shortcut\nstep",
         ),
         tuple(rows),
         "Median step over the runs where it happened, and how many those are. First: before the pass rate fell, of the "
@@ -216,6 +218,12 @@ def _onsets(summary: Mapping[str, Any]) -> TextTable:
 def _onset_text(found: Mapping[str, Any], sign: str) -> str:
     steps = [run[f"{sign}_step"] for run in found["runs"] if run[f"{sign}_step"] is not None]
     return f"{found[f'{sign}_step_median']:g} ({len(steps)} of {len(found['runs'])})" if steps else NOTHING
+
+
+def _kinds_text(kinds: Mapping[str, Any]) -> str:
+    """`no work 8 (2), skipped 12 (1)`: the median step of each kind that set in, and in how many runs."""
+    risen = [(name, kind) for name, kind in kinds.items() if kind["runs"]]
+    return ", ".join(f"{name.replace('_', ' ')} {k['step_median']:g} ({k['runs']})" for name, k in risen) or NOTHING
 
 
 def _before_text(orders: Mapping[str, int]) -> str:

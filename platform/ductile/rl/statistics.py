@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ductile.metrics import segment
-from ductile.problem import SUCCESS, JudgedGroup
+from ductile.problem import SHORTCUTS, SUCCESS, JudgedGroup
 from ductile.rl.advantages import group_advantages
 
 
@@ -34,6 +34,8 @@ def group_statistics(judged: Sequence[JudgedGroup], advantage: str) -> dict[str,
         return metrics
     metrics["rollout/pass_rate"] = float(np.mean([v.reward > SUCCESS for v in known if v.reward is not None]))
     metrics["rollout/shortcut_share"] = float(np.mean([verdict.shortcut for verdict in known]))
+    for kind in SHORTCUTS:
+        metrics[f"rollout/shortcut/{kind}"] = float(np.mean([verdict.shortcut_kind == kind for verdict in known]))
     for name, count in Counter(segment(verdict.format) for verdict in known).items():
         metrics[f"rollout/format/{name}"] = count / len(known)
     return metrics | _by_successes(judged, advantage)

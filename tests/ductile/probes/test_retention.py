@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from ductile.config import PhaseSettings, ProbeSettings, SkillSettings
@@ -16,6 +17,7 @@ from ductile.probes.retention import (
     forgetting_from_best,
     prior_curves,
     retention_matrix,
+    sequence_metrics,
 )
 from ductile.problem import Problem
 from tests.ductile.probes.fakes import FakePool, context
@@ -115,3 +117,54 @@ def test_gain_is_negative_forgetting() -> None:
 def test_standard_error_of_a_rate() -> None:
     assert binomial_standard_error(0.5, 100) == pytest.approx(0.05)
     assert binomial_standard_error(1.0, 10) == 0.0
+
+
+# R after no phase, after the first, second and third; a column for each phase
+SEQUENCE = np.array(
+    [
+        [0.1, 0.2, 0.0],
+        [0.9, 0.3, 0.0],
+        [0.5, 0.8, 0.1],
+        [0.6, 0.4, 0.7],
+    ]
+)
+
+
+def test_average_performance_and_backward_transfer_of_gem_by_hand() -> None:
+    metrics = sequence_metrics(SEQUENCE)
+    assert metrics["retention/average"] == pytest.approx((0.6 + 0.4 + 0.7) / 3)
+    assert metrics["retention/learning"] == pytest.approx((0.9 + 0.8 + 0.7) / 3)
+    assert metrics["retention/backward_transfer"] == pytest.approx(((0.6 - 0.9) + (0.4 - 0.8)) / 2)
+
+
+def test_forgetting_of_the_phases_is_from_the_best_since_each() -> None:
+    recovered = SEQUENCE.copy()
+    recovered[2, 0] = 0.95  # better after the second phase than right after its own
+    assert sequence_metrics(SEQUENCE)["retention/forgetting_phases"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.4)) / 2)
+    assert sequence_metrics(recovered)["retention/forgetting_phases"] == pytest.approx((0.35 + 0.4) / 2)
+
+
+def test_only_the_phases_that_are_over_count() -> None:
+    after_two = sequence_metrics(SEQUENCE[:3])
+    assert after_two["retention/average"] == pytest.approx((0.5 + 0.8) / 2)
+    assert after_two["retention/backward_transfer"] == pytest.approx(0.5 - 0.9)
+    after_one = sequence_metrics(SEQUENCE[:2])
+    assert (after_one["retention/average"], after_one["retention/backward_transfer"]) == (0.9, None)
+    assert sequence_metrics(SEQUENCE[:1]) == {}
+
+
+def test_boundary_that_did_not_measure_retention_leaves_out_what_needs_it() -> None:
+    gap = SEQUENCE.copy()
+    gap[2] = np.nan
+    metrics = sequence_metrics(gap)
+    assert metrics["retention/average"] == pytest.approx((0.6 + 0.4 + 0.7) / 3)
+    assert metrics["retention/backward_transfer"] is None
+    assert metrics["retention/learning"] is None
+
+
+def test_phase_is_the_mean_of_its_levels_at_the_boundaries_of_the_run() -> None:
+    history = [measure(FIRST)]
+    result = measure(SECOND, history)
+    assert result.metrics["retention/average"] == result.metrics["retention/learning"] == 0.25
+    assert "retention/backward_transfer" not in result.metrics
+    check_declared(result.metrics)

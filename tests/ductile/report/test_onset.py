@@ -9,7 +9,13 @@ HARD = (PhaseBand("hard", 0, 10),)
 
 
 def with_series(record, phases=HARD, **series):
-    names = {"length": "rollout/length_mean", "shortcut": "shortcut/prior", "prior": "retention/prior"}
+    names = {
+        "length": "rollout/length_mean",
+        "shortcut": "shortcut/prior",
+        "no_work": "shortcut/prior/no_work",
+        "skipped": "shortcut/prior/skipped",
+        "prior": "retention/prior",
+    }
     return replace(record(), phases=phases, metrics={names[name]: values for name, values in series.items()})
 
 
@@ -73,3 +79,16 @@ def test_phase_bands_follow_each_other():
         PhaseBand("a", 0, 3),
         PhaseBand("b", 3, 5),
     )
+
+
+def test_each_kind_of_shortcut_has_its_own_step_and_order(record):
+    found = onset(
+        with_series(
+            record,
+            no_work=[(0, 0.1), (2, 0.5), (5, 0.6)],
+            skipped=[(0, 0.0), (2, 0.1), (5, 0.1), (8, 0.3)],
+            prior=[(0, 0.9), (2, 0.85), (5, 0.7), (8, 0.6)],
+        )
+    )
+    assert found.kinds == {"no_work": 2, "repeated": None, "skipped": 8}
+    assert [found.kind_order(kind) for kind in found.kinds] == ["before", "only_fall", "after"]
