@@ -111,6 +111,22 @@ def test_two_workers_with_deepspeed_learn_what_one_process_does(
     assert ours[1]["metrics"]["retention/prior"] == pytest.approx(theirs[1]["metrics"]["retention/prior"], abs=0.07)
 
 
+def test_branches_beside_the_run_measure_what_they_do_in_turn(
+    uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    finish(command("run", tmp_path, "variant=parameter_only", "plan=guessable", "probe.branch.beside=true"))
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert measured(run) == measured(runs_in(uninterrupted)[RUN])
+    assert "plasticity/sft_reset/auc" in measured(run)[1]["metrics"]
+    assert not list(run.glob("snapshots/*"))
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("ductile")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id], "tags.`ductile.kind` = 'run'")
+    ends = client.get_metric_history(found.info.run_id, "plasticity/rl_reset/end")
+    assert [metric.step for metric in ends] == [0, 4]
+
+
 def test_failed_run_is_told_and_the_others_go_on(command: Callable[..., list[str]], tmp_path: Path) -> None:
     settings = ("variant=[parameter_only]", "plan=[none,guessable]", "seeds=1", "probe.probes=[retention]")
     done = finish(command("compare", tmp_path, *settings, "learner.lr=1e30"), code=1)

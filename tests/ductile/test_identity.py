@@ -28,7 +28,8 @@ def test_same_settings_and_model_are_the_same_run(model: Path) -> None:
 def test_where_results_go_and_who_works_make_no_other_run(model: Path) -> None:
     moved = replace(SETTINGS, output="elsewhere", cluster=ClusterSettings(address="auto"), checkpoint_every=3)
     moved = replace(moved, rollout=replace(moved.rollout, actors=5), learner=replace(moved.learner, workers=2))
-    assert identify(moved, [model]) == identify(SETTINGS, [model])
+    beside = replace(moved.probe, branch=replace(moved.probe.branch, beside=True))
+    assert identify(replace(moved, probe=beside), [model]) == identify(SETTINGS, [model])
 
 
 @pytest.mark.parametrize(
