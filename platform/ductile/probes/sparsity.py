@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ductile.config import SkillSettings
@@ -101,7 +102,7 @@ def prompt_states(policy: Inspected, rows: Rows) -> NDArray[np.float32]:
     parts = []
     for chunk in policy.hidden_states(rows):
         last = chunk.mask.sum(dim=1) - 1
-        each = np.arange(len(last))
+        each = torch.arange(len(last), device=last.device)
         parts.append(chunk.states[:, each, last].transpose(0, 1).cpu().numpy())
     return np.concatenate(parts)
 

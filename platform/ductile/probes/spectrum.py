@@ -122,7 +122,7 @@ def _layer(features: Tensor) -> dict[str, Any]:
         singular = feature_spectrum(features)
     except ValueError as reason:
         return {**size, "left_out": str(reason)}
-    return {**size, **{name: rank(singular) for name, rank in RANKS.items()}}
+    return {**size, **{name: float(rank(singular)) for name, rank in RANKS.items()}}
 
 
 def _directions(masses: NDArray[np.float64]) -> int:
