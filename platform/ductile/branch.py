@@ -8,6 +8,7 @@ of any snapshot (a folder that `Learner.save` wrote) beside that of the fresh ba
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from ductile.models.load import encode_prompt, load_tokenizer
 from ductile.plan import Phase, ResolveDomain, make_phase, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
+from ductile.probes.cost import MeteredPool
 from ductile.probes.evaluation import honest
 from ductile.problem import SUCCESS, JudgedGroup, Problem
 from ductile.randomness import same_randomness
@@ -50,8 +52,10 @@ def branch_probe(
 
     Returns plain values. steps: of the `evals` evaluations, evenly spaced, the first before the first step and the last
     after the last; passed: [eval][problem], mean over the judged samples, None where none could be judged;
-    silent_share: mean over RL steps, None for supervised ones; trained_tokens, sampled_tokens: completion tokens.
+    silent_share: mean over RL steps, None for supervised ones; trained_tokens: completion tokens learned from;
+    generated_tokens: sampled, to learn from or to evaluate, times the models of the policy; seconds.
     """
+    started, pool = time.monotonic(), MeteredPool(pool)
     branch = settings.probe.branch
     phase = make_phase("branch", branch, settings.seed, resolve, "probe.branch")
     require_problems(phase, settings.rollout.groups, "probe.branch")
@@ -62,7 +66,7 @@ def branch_probe(
     problems = _evaluation_problems(settings, resolve)
     keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
-    policy, budget, silent = publish(pool, learner), {"trained_tokens": 0, "sampled_tokens": 0}, []
+    policy, budget, silent = publish(pool, learner), {"trained_tokens": 0}, []
     steps, passed = [0], [_evaluate(policy, problems, settings, pool, judge, 0)]
     for step in range(branch.steps):
         if request.mode == "rl":
@@ -79,7 +83,8 @@ def branch_probe(
         "passed": passed,
         "silent_share": sum(silent) / len(silent) if silent else None,
         "trained_tokens": budget["trained_tokens"],
-        "sampled_tokens": budget["sampled_tokens"],
+        "generated_tokens": pool.generated,
+        "seconds": time.monotonic() - started,
     }
 
 

@@ -210,6 +210,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
     Metric("cost/<probe>/seconds", "s", "time of the probe, completions included that it asked for first"),
     Metric("cost/<probe>/generated_tokens", "tokens", "tokens sampled for the probe, times the models that each had to pass through"),
+    Metric("cost/branch/trained_tokens", "tokens", "tokens that the branches learned from"),
     Metric("cost/<probe>/forward_tokens", "tokens", "tokens that were scored or looked into for the probe, times the models"),
     Metric("time/probe_s", "s", "time of the probes at a boundary"),
     Metric("budget/completions", "count", "completions sampled for training since the run began; probes are not counted"),

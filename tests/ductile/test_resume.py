@@ -28,7 +28,7 @@ from ductile.settings import as_plain, build
 from ductile.variants import make_variant
 
 Logged = dict[tuple[int, str], float]
-TIMES = ("time/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds")
+TIMES = ("time/", "cost/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds")
 TWO_PHASES = {
     "variant": {"name": "parameter_only"},
     "phase": {

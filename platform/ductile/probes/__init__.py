@@ -65,4 +65,4 @@ def run_probes(
         result = meter.run(name, partial(PROBES[name].measure, context))
         metrics |= result.metrics
         tables |= result.tables
-    return ProbeResult(metrics | meter.metrics, tables)
+    return ProbeResult(meter.metrics | metrics, tables)  # a branch knows its own cost, wherever it ran

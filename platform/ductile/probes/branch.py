@@ -70,7 +70,7 @@ def arm_name(mode: str, optimizer: str) -> str:
 
 def plasticity(arms: Arms, threshold: float, group_size: int, seed: int) -> ProbeResult:
     """Metrics and tables of all arms, and the verdict where both RL and supervised learning had a fresh optimizer."""
-    metrics: dict[str, float] = {}
+    metrics = _cost(arms)
     curves: list[dict[str, Any]] = []
     for arm, results in arms.items():
         found = arm_metrics(results["now"], results["base"], threshold, seed)
@@ -91,6 +91,15 @@ def plasticity(arms: Arms, threshold: float, group_size: int, seed: int) -> Prob
         ratios = {f"{arm}_auc_ratio": of.get("auc_ratio") for arm, of in (("rl", rl), ("sft", sft))}
         tables["plasticity_verdict"] = [{"verdict": said, "rl_peak": peak, "half_silent_rate": half_silent, **ratios}]
     return ProbeResult(metrics, tables)
+
+
+def _cost(arms: Arms) -> dict[str, float]:
+    """What the policy's branches cost; at boundary 0 two arms may be one branch, which counts once."""
+    unique = {id(result): result for results in arms.values() for result in results["now"]}.values()
+    return {
+        f"cost/branch/{name}": float(sum(result[name] for result in unique))
+        for name in ("seconds", "generated_tokens", "trained_tokens")
+    }
 
 
 def half_silent_rate(group_size: int) -> float:

@@ -4,8 +4,8 @@ R[i, j] is the pass rate of skill and level j at boundary i; boundary 0 lies bef
 is R[0, j] - R[last, j]; forgetting from the best is max over earlier i of R[i, j] - R[last, j] (Chaudhry et al. 2018,
 arXiv 1801.10112, eq. 3). Both are negative when a skill improved.
 
-The plan's own phases are tasks of a sequence: with R[i, j] the pass rate of phase j after phase i (mean over its levels)
-and T phases over, GEM (Lopez-Paz and Ranzato 2017, arXiv 1706.08840) has
+The plan's own phases are tasks of a sequence. With R[i, j] the pass rate of phase j after phase i, mean over its
+levels, and T phases over, GEM (Lopez-Paz and Ranzato 2017, arXiv 1706.08840) has
 
     average performance  ACC = mean over j <= T of R[T, j]
     backward transfer    BWT = mean over j < T of R[T, j] - R[j, j].

@@ -30,7 +30,8 @@ def result(
     rates: Sequence[Sequence[float | None]], steps: Sequence[int] = (0, 10), silent: float | None = 0.25
 ) -> dict[str, Any]:
     """rates: [eval][problem]."""
-    return {"steps": list(steps), "passed": [list(each) for each in rates], "silent_share": silent}
+    cost = {"seconds": 2.0, "generated_tokens": 30, "trained_tokens": 7}
+    return {"steps": list(steps), "passed": [list(each) for each in rates], "silent_share": silent, **cost}
 
 
 def flat(*rates: float) -> dict[str, Any]:
@@ -212,3 +213,17 @@ def test_no_domain_is_no_branch() -> None:
 def test_branch_inside_a_phase_is_refused() -> None:
     with pytest.raises(ValueError, match="phase boundaries only"):
         BranchProbe().measure(context(FakePool(lambda problem, sample: "1 steps"), SETTINGS))
+
+
+def test_cost_is_that_of_the_policys_own_branches_each_once() -> None:
+    shared = result([[1], [1]])
+    arms = {
+        "rl_reset": {"now": [shared], "base": [result([[1], [1]])]},
+        "rl_carried": {"now": [shared], "base": [shared]},
+    }
+    once = plasticity(arms, 0.5, 8, 0).metrics
+    arms["rl_carried"]["now"] = [result([[1], [1]])]
+    twice = plasticity(arms, 0.5, 8, 0).metrics
+    names = ("seconds", "generated_tokens", "trained_tokens")
+    assert [once[f"cost/branch/{name}"] for name in names] == [2.0, 30.0, 7.0]
+    assert [twice[f"cost/branch/{name}"] for name in names] == [4.0, 60.0, 14.0]
