@@ -44,6 +44,10 @@ SECTIONS = {
     "format": "Formats probe: how the evaluation problems are answered.",
     "shortcut": "",
     "plasticity": "Branch probe: RL for a fixed budget on a domain that the plan does not hold, then thrown away.",
+    "self_conditioning": "Self-conditioning probe: a running sum over several turns, with work asked for (scratch) and without "
+    "(direct). Intervals and all turns are in the run's tables.",
+    "heuristic": "Heuristics probe: a salient cue against the constraint that should decide, by level. Intervals are in the "
+    "run's tables.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
@@ -118,6 +122,29 @@ METRICS: tuple[Metric, ...] = (
     Metric("plasticity/branch_auc_ratio", "ratio", "branch_auc over that of the fresh base (boundary 0), left out when that is below 0.02"),
     Metric("plasticity/branch_gain_ratio", "ratio", "branch_gain_auc over that of the fresh base, left out when that is below 0.02"),
     Metric("plasticity/branch_silent_share", "share", "mean share of silent groups in the branch; near 1 the policy failed to explore"),
+    *(
+        Metric(f"self_conditioning/{mode}/{name}", unit, f"{meaning}, {how}")
+        for mode, how in (("scratch", "with work"), ("direct", "without work"))
+        for name, unit, meaning in (
+            ("index_accuracy", "rate", "last turn: the stated sum is the true one"),
+            ("prefix_accuracy", "rate", "last turn: it and all stated sums before it are true"),
+            ("step_accuracy", "rate", "last turn: the stated sum is the policy's own one before it plus what the turn adds"),
+            ("horizon", "turns", "last turn with prefix accuracy of at least `probe.self_conditioning.level`"),
+            ("slope", "rate/rate", "slope of step accuracy in the share of wrong earlier answers; below zero: mistakes breed mistakes"),
+            ("window_gain", "rate", "step accuracy at the last turn with only the last turns in the context, minus with all"),
+            ("cleaned_gain", "rate", "step accuracy at the last turn with earlier mistakes corrected, minus with them"),
+        )
+    ),
+    *(
+        Metric(f"heuristic/L<level>/accuracy/cue_{side}/constraint_{presence}", "rate", f"accuracy where the cue suggests {what} and the constraint {holds}")
+        for side, what in (("with", "B"), ("against", "A"))
+        for presence, holds in (("present", "holds (B is right)"), ("absent", "does not hold (the cue decides)"))
+    ),
+    Metric("heuristic/L<level>/strict", "share", "conflicting items that all of `probe.heuristics.samples` completions get right"),
+    Metric("heuristic/L<level>/conservative_bias", "rate", "accuracy on conflicting items without their constraint minus with it"),
+    Metric("heuristic/L<level>/cue_removed_gain", "rate", "accuracy on conflicting items without their cue minus with it"),
+    Metric("heuristic/L<level>/dominance_logit", "ratio", "heuristic dominance ratio of the logistic fit to the cue sweep, left out when the constraint has no effect"),
+    Metric("heuristic/L<level>/dominance_occlusion", "ratio", "heuristic dominance ratio by taking away cue and constraint, left out when the constraint has no effect"),
     Metric("phase/index", "count", "position of the phase in the plan, from 0"),
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
     Metric("time/probe_s", "s", "time of the probes at a boundary"),

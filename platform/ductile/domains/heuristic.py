@@ -1,16 +1,16 @@
 """A salient cue against a constraint that overrides it (after arXiv 2603.29025): answer A or B.
 
 An item has a cue c in 0..99 and a constraint z. The answer is B where the constraint holds (z = 1), else what the cue
-suggests: B for c of 50 or more, A below. In the drawn problems the answer agrees with the cue with probability `rho`, so
-that following the cue alone is right that often: a shortcut of known strength. The level is how implicit z is:
+suggests: B for c of 50 or more, A below. In the drawn problems the answer agrees with the cue with probability `rho`:
+following the cue alone is right that often, a shortcut of known strength. The level is how implicit z is:
 
     hqwe,c23,z1:      1, explicit: z itself
     hqwe,c23,p7:      2, hint: z is whether the digit is odd
     hqwe,c23,w481:    3, implicit: z is whether the digits' sum is odd
     weigh: 4+8=2;2+1=3;z1;cA#B    cue: cA#B    direct: #B          (the sums at level 3 alone, modulo 10)
 
-Some problems have no cue (then z = 1), some no constraint (then the cue decides), so that taking either away, as minimal
-pairs do, asks nothing new. `qwe` is the item's name: it decides the split, so every form of an item is in one split.
+Some problems have no cue (then z = 1), some no constraint (then the cue decides), so that taking either away, as
+minimal pairs do, asks nothing new. `qwe` is the item's name: it decides the split, so every form of an item is in one split.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ ERRANDS = (
 )
 """What the prose items are about, after the paper's car wash."""
 
-PEOPLE = tuple("Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jon Kira Leo Mia Ned Olga Paul Rosa Sam Tina Uri".split())
+# fmt: off
+PEOPLE = (
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kira", "Leo", "Mia", "Ned", "Olga",
+    "Paul", "Rosa", "Sam", "Tina", "Uri",
+)
+# fmt: on
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -121,7 +126,8 @@ class Heuristic:
     def problems(self, level: int, split: Split, count: int, seed: int) -> list[Problem]:
         """See `Domain.problems`."""
         require_level(self, level)
-        generator, found, misses = _generator(seed, level, split, 0), {}, 0
+        generator, misses = _generator(seed, level, split, 0), 0
+        found: dict[str, Problem] = {}
         while len(found) < count and misses < _PATIENCE:
             name, variant = self._name(generator)
             z, cue, has_cue, has_constraint = self._situation(generator)
@@ -135,7 +141,8 @@ class Heuristic:
     def items(self, level: int, split: Split, count: int, seed: int) -> list[Item]:
         """`count` items of different names, fewer when the split has no more; z and the cue's side alternate evenly."""
         require_level(self, level)
-        generator, found, misses = _generator(seed, level, split, 1), {}, 0
+        generator, misses = _generator(seed, level, split, 1), 0
+        found: dict[str, Item] = {}
         while len(found) < count and misses < _PATIENCE:
             name, variant = self._name(generator)
             offset, number = int(generator.integers(CUES // 2)), len(found)

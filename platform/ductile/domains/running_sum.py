@@ -7,8 +7,9 @@ work and without:
     ka3b7|ab:    0+a3=3;3+b7=0#0    then    /bb:    0+b7=7;7+b7=4#4
     ka3b7|ab=    #0                 then    /bb=    #4
 
-A prompt says by its last character whether work is asked for; `/` keeps turns apart when they are joined. Prose gives real models English instructions. A problem's
-split is decided by its dictionary alone, so all turns of an instance, and all variants of it, are in one split.
+A prompt says by its last character whether work is asked for; `/` keeps turns apart when they are joined. Prose gives
+real models English instructions. A problem's split is decided by its dictionary alone, so all turns of an instance, and
+all variants of it, are in one split.
 """
 
 from __future__ import annotations
@@ -35,14 +36,19 @@ LONGEST = 40
 WORK = "work"
 """The format with each addition written out."""
 
-WORDS = tuple(
-    "apple bread chair dance eagle flame grape house input jelly knife lemon money night ocean piano queen river snake"
-    " table uncle voice water youth zebra angle beach cloud drink earth field ghost heart image juice label mouse nurse"
-    " onion paper quilt radio sheep tiger union video wheel anger brick coast dream entry fruit glass hotel index judge"
-    " lunch metal novel order plant quiet robot storm train urban visit world arrow block crown depth error frost grain"
-    " horse ivory joint koala limit maple noise olive pearl round sugar tower upper vapor wagon actor bench candy diary"
-    " elbow fence giant honey".split()
+# fmt: off
+WORDS = (
+    "apple", "bread", "chair", "dance", "eagle", "flame", "grape", "house", "input", "jelly", "knife", "lemon",
+    "money", "night", "ocean", "piano", "queen", "river", "snake", "table", "uncle", "voice", "water", "youth",
+    "zebra", "angle", "beach", "cloud", "drink", "earth", "field", "ghost", "heart", "image", "juice", "label",
+    "mouse", "nurse", "onion", "paper", "quilt", "radio", "sheep", "tiger", "union", "video", "wheel", "anger",
+    "brick", "coast", "dream", "entry", "fruit", "glass", "hotel", "index", "judge", "lunch", "metal", "novel",
+    "order", "plant", "quiet", "robot", "storm", "train", "urban", "visit", "world", "arrow", "block", "crown",
+    "depth", "error", "frost", "grain", "horse", "ivory", "joint", "koala", "limit", "maple", "noise", "olive",
+    "pearl", "round", "sugar", "tower", "upper", "vapor", "wagon", "actor", "bench", "candy", "diary", "elbow",
+    "fence", "giant", "honey", "coral",
 )
+# fmt: on
 """The words of the prose dictionaries, five letters each as in the paper."""
 
 LETTERS = tuple(string.ascii_lowercase)
@@ -112,7 +118,8 @@ class RunningSum:
         """Up to `count` different instances of so many turns; they know neither `scratch` nor who answers."""
         require_level(self, turns)
         key = np.random.SeedSequence([seed, turns, ord("k"), split == "eval"])
-        generator, found, misses = np.random.Generator(np.random.Philox(key)), {}, 0
+        generator, misses = np.random.Generator(np.random.Philox(key)), 0
+        found: dict[str, Instance] = {}
         while len(found) < count and misses < _PATIENCE:
             instance = self._draw(turns, split, generator)
             known = instance is None or instance.id in found

@@ -9,10 +9,20 @@ from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
 from ductile.probes.drift import DriftProbe
 from ductile.probes.formats import FormatsProbe
+from ductile.probes.heuristics import HeuristicsProbe
 from ductile.probes.retention import RetentionProbe
+from ductile.probes.self_conditioning import SelfConditioningProbe
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (RetentionProbe(), DriftProbe(), FormatsProbe(), BranchProbe())
+    probe.name: probe
+    for probe in (
+        RetentionProbe(),
+        DriftProbe(),
+        FormatsProbe(),
+        BranchProbe(),
+        SelfConditioningProbe(),
+        HeuristicsProbe(),
+    )
 }
 
 INSIDE_A_PHASE = ("retention", "formats")
