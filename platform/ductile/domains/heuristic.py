@@ -10,7 +10,8 @@ following the cue alone is right that often, a shortcut of known strength. The l
     weigh: 4+8=2;2+1=3;z1;cA#B    cue: cA#B    direct: #B          (the sums at level 3 alone, modulo 10)
 
 Some problems have no cue (then z = 1), some no constraint (then the cue decides), so that taking either away, as
-minimal pairs do, asks nothing new. `qwe` is the item's name: it decides the split, so every form of an item is in one split.
+minimal pairs do, asks nothing new. `qwe` is the item's name: it decides the split, so every form of an item is in one
+split.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ class Heuristic:
         """A random name, and the number that its implicit constraint is worded by."""
         variant = int(generator.integers(1000))
         if self._compact:
-            return "".join(generator.choice(list(string.ascii_lowercase), 3)), variant
+            return "".join(string.ascii_lowercase[letter] for letter in generator.integers(0, 26, 3)), variant
         return f"{generator.choice(PEOPLE)}/{generator.choice(DAYS)}/{generator.integers(len(ERRANDS))}", 0
 
     def _situation(self, generator: np.random.Generator) -> tuple[int, int, bool, bool]:

@@ -52,7 +52,7 @@ WORDS = (
 """The words of the prose dictionaries, five letters each as in the paper."""
 
 LETTERS = tuple(string.ascii_lowercase)
-"""The keys of the compact dictionaries."""
+"""The keys of the compact dictionaries, from the first on."""
 
 _PATIENCE = 2000  # a split is given up as exhausted after so many draws in a row without a new problem
 _NUMBER = r"-?\d+"
@@ -220,7 +220,10 @@ class RunningSum:
     def _draw(self, turns: int, split: Split, generator: np.random.Generator) -> Instance | None:
         """A random instance; None when its dictionary belongs to the other split."""
         options = self.options
-        words = generator.choice(options.vocabulary, options.entries, replace=False).tolist()
+        order = list(range(options.entries))  # compact keys are the first letters: a small model learns few keys sooner
+        if not self._compact:
+            order = generator.permutation(len(WORDS))[: options.entries].tolist()
+        words = [options.vocabulary[place] for place in order]
         numbers = generator.integers(options.low, options.high + 1, options.entries).tolist()
         picks = generator.integers(0, options.entries, (turns, options.keys)).tolist()
         content = " ".join(f"{word}{number}" for word, number in zip(words, numbers, strict=True))
