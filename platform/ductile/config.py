@@ -260,6 +260,43 @@ class SparsitySettings:
 
 
 @dataclass(frozen=True)
+class SelfConditioningSettings:
+    """The self-conditioning probe: several turns, and what mistakes among the earlier answers do to the next one."""
+
+    domain: Mapping[str, Any] = setting(dict, "a domain of several turns and its options; empty: no such probe")
+    turns: int = setting(6, "turns that the policy goes through on its own", low=1)
+    instances: int = setting(64, "instances, each of several turns", low=1)
+    level: float = setting(0.5, "the horizon is the last turn with this prefix accuracy", above=0, high=1)
+    rates: tuple[float, ...] = setting(
+        (0.0, 0.25, 0.5, 1.0), "shares of earlier answers that are replaced by wrong ones", low=0, high=1
+    )
+    injected_turn: int = setting(6, "the turn, from 1, that is measured after such a history", low=2)
+    window: int = setting(2, "sliding window: how many of the last turns stay in the context", low=1)
+    bootstrap: int = setting(1000, "resamples of the instances for 95% intervals", low=1)
+
+    def check(self) -> Iterator[str]:
+        if len(set(self.rates)) < 2:
+            yield f"rates: {list(self.rates)} must be at least two different rates: a slope is fitted through them"
+
+
+@dataclass(frozen=True)
+class HeuristicsSettings:
+    """The heuristics probe: a salient cue against the constraint that should decide."""
+
+    domain: Mapping[str, Any] = setting(dict, "a domain of cues and constraints and its options; empty: no such probe")
+    levels: tuple[int, ...] = setting((1, 2, 3), "levels, how implicit the constraint is")
+    items: int = setting(32, "items of the four cells together, and conflicting items of the minimal pairs", low=4)
+    samples: int = setting(4, "completions of each (k); strict accuracy asks for all of them to be right", low=1)
+    cues: tuple[int, ...] = setting((5, 20, 35, 45, 55, 65, 80, 95), "cues of the sweep", low=0, high=99)
+    sweep_items: int = setting(8, "items that are asked at every cue of the sweep", low=1)
+    bootstrap: int = setting(1000, "resamples of the items for 95% intervals", low=1)
+
+    def check(self) -> Iterator[str]:
+        if len(set(self.cues)) < 2:
+            yield f"cues: {list(self.cues)} must be at least two different cues: a slope is fitted through them"
+
+
+@dataclass(frozen=True)
 class ProbeSettings:
     """What is measured at every phase boundary."""
 
@@ -288,6 +325,8 @@ class ProbeSettings:
     shift: Mapping[str, SkillSettings] = setting(dict, "skills at rising levels, for the sparsity probe")
     sparsity: SparsitySettings = setting(SparsitySettings, "the sparsity probe")
     gradient_groups: int = setting(32, "groups that the gradients probe samples from the phase's problems", low=1)
+    self_conditioning: SelfConditioningSettings = setting(SelfConditioningSettings, "the self-conditioning probe")
+    heuristics: HeuristicsSettings = setting(HeuristicsSettings, "the heuristics probe")
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ SECTIONS = {
     "rate, on the skills of `probe.shift`.",
     "gradient": "Gradients probe: the objective's gradient g (without its KL) on the phase's own problems, in parts g_k of "
     "the groups with k successes.",
+    "self_conditioning": "Self-conditioning probe: a running sum over several turns, with work asked for (scratch) and without "
+    "(direct). Intervals and all turns are in the run's tables.",
+    "heuristic": "Heuristics probe: a salient cue against the constraint that should decide, by level. Intervals are in the "
+    "run's tables.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
@@ -206,6 +210,29 @@ METRICS: tuple[Metric, ...] = (
     Metric("gradient/norm", "norm", "norm of g"),
     Metric("gradient/norm_share/k_<k>", "share", "||g_k|| over the sum of these norms"),
     Metric("gradient/projection/k_<k>", "share", "<g_k, g> / ||g||^2: the share of the update that these groups make; sums to 1, can be negative"),
+    *(
+        Metric(f"self_conditioning/{mode}/{name}", unit, f"{meaning}, {how}")
+        for mode, how in (("scratch", "with work"), ("direct", "without work"))
+        for name, unit, meaning in (
+            ("index_accuracy", "rate", "last turn: the stated sum is the true one"),
+            ("prefix_accuracy", "rate", "last turn: it and all stated sums before it are true"),
+            ("step_accuracy", "rate", "last turn: the stated sum is the policy's own one before it plus what the turn adds"),
+            ("horizon", "turns", "last turn with prefix accuracy of at least `probe.self_conditioning.level`"),
+            ("slope", "rate/rate", "slope of step accuracy in the share of wrong earlier answers; below zero: mistakes breed mistakes"),
+            ("window_gain", "rate", "step accuracy at the last turn with only the last turns in the context, minus with all"),
+            ("cleaned_gain", "rate", "step accuracy at the last turn with earlier mistakes corrected, minus with them"),
+        )
+    ),
+    *(
+        Metric(f"heuristic/L<level>/accuracy/cue_{side}/constraint_{presence}", "rate", f"accuracy where the cue suggests {what} and the constraint {holds}")
+        for side, what in (("with", "B"), ("against", "A"))
+        for presence, holds in (("present", "holds (B is right)"), ("absent", "does not hold (the cue decides)"))
+    ),
+    Metric("heuristic/L<level>/strict", "share", "conflicting items that all of `probe.heuristics.samples` completions get right"),
+    Metric("heuristic/L<level>/conservative_bias", "rate", "accuracy on conflicting items without their constraint minus with it"),
+    Metric("heuristic/L<level>/cue_removed_gain", "rate", "accuracy on conflicting items without their cue minus with it"),
+    Metric("heuristic/L<level>/dominance_logit", "ratio", "heuristic dominance ratio of the logistic fit to the cue sweep, left out when the constraint has no effect"),
+    Metric("heuristic/L<level>/dominance_occlusion", "ratio", "heuristic dominance ratio by taking away cue and constraint, left out when the constraint has no effect"),
     Metric("phase/index", "count", "position of the phase in the plan, from 0"),
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
     Metric("cost/<probe>/seconds", "s", "time of the probe, completions included that it asked for first"),

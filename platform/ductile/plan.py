@@ -10,10 +10,12 @@ from typing import Any
 from ductile.config import BranchSettings, PhaseSettings, RunSettings
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
-from ductile.domains.base import Domain
+from ductile.domains.base import Domain, describe_levels
 from ductile.metrics import segment
 from ductile.probes import ALL, PROBES, expand
 from ductile.probes.evaluation import honest
+from ductile.probes.heuristics import PairedDomain
+from ductile.probes.self_conditioning import TurnDomain
 from ductile.problem import Problem
 from ductile.settings import SettingsError, one_of
 
@@ -92,7 +94,15 @@ def require_problems(phase: Phase, groups: int, path: str) -> None:
 
 def check(settings: RunSettings) -> list[str]:
     """Every name and level that the typed settings cannot check on their own; one line for each mistake."""
-    checks = (_domain_mistakes, _family_mistakes, _probe_mistakes, _branch_mistakes, _name_mistakes, _pool_mistakes)
+    checks = (
+        _domain_mistakes,
+        _probe_domain_mistakes,
+        _family_mistakes,
+        _probe_mistakes,
+        _branch_mistakes,
+        _name_mistakes,
+        _pool_mistakes,
+    )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
 
@@ -118,6 +128,36 @@ def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
         path = f"model.mixture.{name}"
         if path in domains:
             yield from _mixture_mistakes(path, domains[path], part.formats)
+
+
+def _probe_domain_mistakes(settings: RunSettings) -> Iterator[str]:
+    """The domains of the probes that need more of a domain than its problems."""
+    turns, pairs = settings.probe.self_conditioning, settings.probe.heuristics
+    if turns.domain:
+        path = "probe.self_conditioning"
+        try:
+            domain = make_domain(turns.domain, f"{path}.domain")
+            if not isinstance(domain, TurnDomain):
+                yield f"{path}.domain: {domain.key} has no turns to ask one after another; allowed: running_sum"
+            else:
+                allowed = describe_levels(domain.levels)
+                for name in ("turns", "injected_turn"):
+                    if getattr(turns, name) not in domain.levels:
+                        yield f"{path}.{name}: {getattr(turns, name)} turns are too many; allowed: {allowed}"
+        except SettingsError as error:
+            yield from error.problems
+    if pairs.domain:
+        path = "probe.heuristics"
+        try:
+            domain = make_domain(pairs.domain, f"{path}.domain")
+            if not isinstance(domain, PairedDomain):
+                yield f"{path}.domain: {domain.key} has no cue and constraint to take away; allowed: heuristic"
+            else:
+                if not pairs.levels:
+                    yield f"{path}.levels: the list is empty; name at least one level"
+                check_levels(domain, pairs.levels, f"{path}.levels")
+        except SettingsError as error:
+            yield from error.problems
 
 
 def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -> Iterator[str]:

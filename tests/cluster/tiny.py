@@ -52,7 +52,9 @@ def measured(run: Path) -> list[dict[str, Any]]:
     latest = sorted(run.glob("checkpoint-*"))[-1]
     boundaries: list[dict[str, Any]] = json.loads((latest / "state.json").read_text())["state"]["boundaries"]
     for row in boundaries:
-        row["metrics"] = {name: value for name, value in row["metrics"].items() if not name.startswith(("time/", "cost/"))}
+        row["metrics"] = {
+            name: value for name, value in row["metrics"].items() if not name.startswith(("time/", "cost/"))
+        }
     return boundaries
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ductile.domains import base_conversion, chain_sum, gym, jsonl, sort_digits, strings
+from ductile.domains import base_conversion, chain_sum, gym, heuristic, jsonl, running_sum, sort_digits, strings
 from ductile.domains.base import Domain, WorkedDomain, check_levels
 from ductile.settings import SettingsError, one_of
 
@@ -24,6 +24,8 @@ DOMAINS: dict[str, Entry] = {
     "base_conversion": Entry(base_conversion.make, base_conversion.BaseConversionOptions),
     "gym": Entry(gym.make, gym.GymOptions),
     "jsonl": Entry(jsonl.make, jsonl.JsonlOptions),
+    "running_sum": Entry(running_sum.make, running_sum.RunningSumOptions),
+    "heuristic": Entry(heuristic.make, heuristic.HeuristicOptions),
 }
 
 __all__ = ["DOMAINS", "Domain", "WorkedDomain", "check_levels", "make_domain"]

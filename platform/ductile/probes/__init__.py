@@ -14,7 +14,9 @@ from ductile.probes.diversity import DiversityProbe
 from ductile.probes.drift import DriftProbe
 from ductile.probes.formats import FormatsProbe
 from ductile.probes.gradients import GradientsProbe
+from ductile.probes.heuristics import HeuristicsProbe
 from ductile.probes.retention import RetentionProbe
+from ductile.probes.self_conditioning import SelfConditioningProbe
 from ductile.probes.sparsity import SparsityProbe
 from ductile.probes.spectrum import SpectrumProbe
 from ductile.probes.units import UnitsProbe
@@ -32,6 +34,8 @@ PROBES: dict[str, Probe] = {
         WeightsProbe(),
         SparsityProbe(),
         GradientsProbe(),
+        SelfConditioningProbe(),
+        HeuristicsProbe(),
         BranchProbe(),
     )
 }
