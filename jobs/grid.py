@@ -60,12 +60,22 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
             verbose=0,
         ),
     )
-    reasons = {}
-    for result in tuner.fit():
-        reason = str(result.error or (result.metrics or {}).get("error", "the run reported nothing"))
-        if reason and result.config:
-            reasons[waiting[result.config["cell"]].name] = reason.strip().splitlines()[-1]
-    return reasons
+    return failures(waiting, [(result.config, result.error, result.metrics) for result in tuner.fit()])
+
+
+def failures(cells: Sequence[Cell], results: Sequence[tuple[Any, Any, Any]]) -> dict[str, str]:
+    """Name -> reason of the cells that did not run to their end. results: config, error and metrics of Tune's trials.
+
+    A trial whose process died before it reported has no config: its cell is known by not being finished.
+    """
+    reasons, unnamed = {}, "its process died before it reported anything"
+    for config, error, metrics in results:
+        reason = str(error or (metrics or {}).get("error", unnamed)).strip().splitlines()
+        if reason and config:
+            reasons[cells[config["cell"]].name] = reason[-1]
+        elif reason:
+            unnamed = reason[-1]
+    return reasons | {cell.name: unnamed for cell in cells if cell.name not in reasons and not cell.finished}
 
 
 @functools.cache
