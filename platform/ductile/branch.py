@@ -29,7 +29,7 @@ from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, Ro
 from ductile.probes.branch import Arms, arm_name
 from ductile.probes.cost import MeteredPool
 from ductile.probes.evaluation import honest
-from ductile.problem import SUCCESS, JudgedGroup, Problem
+from ductile.problem import DIRECT, SUCCESS, JudgedGroup, Problem
 from ductile.randomness import same_randomness
 from ductile.rl.batch import Batch, Row
 from ductile.step import StepPorts, publish, train_step
@@ -179,7 +179,8 @@ def worked_rows(
 ) -> list[tuple[NDArray[np.int32], NDArray[np.int32]]]:
     """(prompt, completion) token ids of a solution of each problem, the end-of-sequence token included.
 
-    A `WorkedDomain` writes them in each of its formats in turn, beginning with format number `first`.
+    A `WorkedDomain` writes them in each of its worked formats in turn, beginning with number `first`. The direct format
+    is left out: it would teach to answer without the work, which is what a damaged policy does already.
     """
     rows = []
     for number, problem in enumerate(problems, start=first):
@@ -193,7 +194,8 @@ def worked_rows(
 def _solution(domain: Domain, problem: Problem, number: int) -> str:
     """Worked, or else the bare answer; after `Answer:` where the domain takes it only so."""
     if isinstance(domain, WorkedDomain):
-        return domain.solution(problem, domain.formats[number % len(domain.formats)])
+        worked = [name for name in domain.formats if name != DIRECT] or [DIRECT]
+        return domain.solution(problem, worked[number % len(worked)])
     spellings = (problem.answer, f"{ANSWER} {problem.answer}")
     right = (text for text in spellings if (domain.judge(problem, text).reward or 0.0) > SUCCESS)
     return next(right, problem.answer)
