@@ -52,7 +52,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
     """95% percentile bootstrap interval of the mean; None for fewer than 2 values. values: [seed].
 
     Continual World (Wolczyk et al. 2021, arXiv 2105.10919) took 4,000 resamples too, and 90%. With 3 seeds it is too
-    narrow: it never leaves the values' own range, and they are known to lie too close together.
+    narrow: it never leaves the range of the values, which three of them rarely span.
     """
     if len(values) < 2:
         return None
