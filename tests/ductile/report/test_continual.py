@@ -87,8 +87,8 @@ def test_rollouts_stand_in_on_both_sides_where_one_phase_has_few_evaluations(run
 
 def test_evaluations_that_do_not_span_the_phase_are_not_its_area(run):
     late = after(run, rates=(0.1, 0.5, 0.9), rollouts=[(15, 0.6)])
-    late.metrics["retention_new/sum_up/L2"].pop(1)
-    late.metrics["retention_new/sum_up/L3"] = [(12, 0.1), (15, 0.5), (20, 0.9)]
+    for level in ("L2", "L3"):
+        late.metrics[f"retention_new/sum_up/{level}"] = [(0, 0.1), (12, 0.1), (15, 0.5), (20, 0.9)]
     [row] = transfers([late, alone(run, rollouts=[(5, 0.2)])], "both", "grpo")
     assert row.source == "rollouts"
 
@@ -115,16 +115,16 @@ def test_continual_curve_is_per_cent_of_the_way_to_the_best():
 
 
 def test_best_is_any_variants_during_the_tasks_own_stage(run):
-    # sort's own stage is steps 1 to 10: best 0.6, by the other variant; 0.9 at step 20 is not in it.
+    # sort's own stage is steps 1 to 10: best 0.6, by the other variant; step 20 is not in it.
     first = [(0, 0.2), (10, 0.4), (20, 0.9)]
     phases = (SORT, SUM_AFTER)
     records = [
         run("both", phases, 0, sort__L1=first),
-        run("both", phases, 1, sort__L1=[(0, 0.2), (10, 0.5), (20, 0.1)]),  # the mean at 20 is 0.5
+        run("both", phases, 1, sort__L1=[(0, 0.2), (10, 0.5), (20, 0.7)]),  # the mean at 20 is 0.8
         run("both", phases, 0, "proxy", sort__L1=[(0, 0.2), (10, 0.6), (20, 0.3)]),
     ]
     found = continual_curves(records, "both", ("grpo", "proxy"))
-    assert found["grpo"] == [(0, [(0, 0.0), (10, pytest.approx(62.5)), (20, pytest.approx(75.0))])]
+    assert found["grpo"] == [(0, [(0, 0.0), (10, pytest.approx(62.5)), (20, pytest.approx(150.0))])]
     assert found["proxy"] == [(0, [(0, 0.0), (10, pytest.approx(100.0)), (20, pytest.approx(25.0))])]
 
 
@@ -171,3 +171,11 @@ def test_nothing_is_matched_with_one_variant_or_without_kl(run):
     without = run("sort", (SORT,), 0, "proxy", sort__L1=[(0, 0.1), (10, 0.9)])
     assert matched_kls([one], "sort", ("grpo",)) == []
     assert matched_kls([one, without], "sort", ("grpo", "proxy")) == []
+
+
+def test_run_whose_drift_was_not_measured_at_the_start_is_not_matched(run):
+    records = [learned(run, name, (0.1, 0.5, 0.9), (0.0, 0.2, 0.6), s) for name in ("grpo", "proxy") for s in (0, 1)]
+    late = records[0]
+    late.metrics[REVERSE] = late.metrics[REVERSE][1:]  # its first crossing may lie before its first measurement
+    grpo, proxy = matched_kls(records, "sort", ("grpo", "proxy"))
+    assert (list(grpo.reverse), list(proxy.reverse)) == ([1], [0, 1])
