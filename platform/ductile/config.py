@@ -249,7 +249,9 @@ class HeuristicsSettings:
 class ProbeSettings:
     """What is measured at every phase boundary."""
 
-    probes: tuple[str, ...] = setting(("retention", "drift", "formats", "branch"), "which probes run")
+    probes: tuple[str, ...] = setting(
+        ("retention", "drift", "formats", "branch", "self_conditioning", "heuristics"), "which probes run"
+    )
     prior: Mapping[str, SkillSettings] = setting(dict, "prior skills, by name")
     neutral: Mapping[str, SkillSettings] = setting(
         dict, "prompts that belong to neither the plan nor the prior skills, for drift"

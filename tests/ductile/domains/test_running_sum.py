@@ -55,7 +55,10 @@ def test_written_answers_go_from_the_value_before_to_what_is_stated() -> None:
     assert domain().write(BY_HAND, 1, 0, 8) == "0+b7=7;7+c1=8#8"
     assert domain().write(BY_HAND, 1, 4, 9) == "4+b7=1;1+c1=9#9"
     assert domain(scratch=False).write(BY_HAND, 1, 4, 9) == "#9"
-    assert domain(style="prose", modulus=0).write(BY_HAND, 0, 0, 10) == "0 + 3 (a) = 3\n3 + 7 (b) = 10\n<answer>10</answer>"
+    assert (
+        domain(style="prose", modulus=0).write(BY_HAND, 0, 0, 10)
+        == "0 + 3 (a) = 3\n3 + 7 (b) = 10\n<answer>10</answer>"
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"modulus": 2}, {"modulus": 0}, {"modulus": 0, "style": "prose"}])
@@ -88,7 +91,12 @@ def test_stated_sums_of_compact_completions(text: str, value: int | None) -> Non
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("so <answer> -7 </answer>.", -7), ("<answer>1</answer><answer>2</answer>", 2), ("7", None), ("<answer></answer>", None)],
+    [
+        ("so <answer> -7 </answer>.", -7),
+        ("<answer>1</answer><answer>2</answer>", 2),
+        ("7", None),
+        ("<answer></answer>", None),
+    ],
 )
 def test_stated_sums_of_prose(text: str, value: int | None) -> None:
     assert domain(style="prose").parse(text) == value
@@ -176,9 +184,7 @@ def test_splits_share_no_dictionary_whatever_turns_keys_and_work() -> None:
 def test_a_smaller_count_gives_the_beginning_and_an_exhausted_split_fewer() -> None:
     assert domain().problems(3, "eval", 20, 1) == domain().problems(3, "eval", 90, 1)[:20]
     assert domain().problems(3, "eval", 20, 1) != domain().problems(3, "eval", 20, 2)
-    few = {
-        split: domain(keys=1, entries=2).problems(2, split, 10_000, 0) for split in ("train", "eval")
-    }
+    few = {split: domain(keys=1, entries=2).problems(2, split, 10_000, 0) for split in ("train", "eval")}
     assert sum(map(len, few.values())) == 100 * 2**2  # pairs of values, two keys at each of two turns
 
 

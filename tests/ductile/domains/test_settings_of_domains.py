@@ -25,12 +25,12 @@ def mistakes(values: dict[str, Any]) -> tuple[str, ...]:
         (
             {},
             "phase.hard.domain.name: missing; name one of: "
-            "base_conversion, chain_sum, gym, jsonl, sort_digits, strings",
+            "base_conversion, chain_sum, gym, heuristic, jsonl, running_sum, sort_digits, strings",
         ),
         (
             {"name": "chain_sums"},
-            "phase.hard.domain.name: unknown domain 'chain_sums'; allowed: base_conversion, chain_sum, gym, jsonl, "
-            "sort_digits, strings (did you mean chain_sum?)",
+            "phase.hard.domain.name: unknown domain 'chain_sums'; allowed: base_conversion, chain_sum, gym, "
+            "heuristic, jsonl, running_sum, sort_digits, strings (did you mean chain_sum?)",
         ),
         (
             {"name": "chain_sum", "modulo": 7},
