@@ -60,14 +60,19 @@ class Paired:
 
 @dataclass
 class Reader:
-    """A judge that takes the text as the answer; `?` could not be read."""
+    """A judge that takes the text as the answer; `?` could not be read, `!` not be judged."""
 
     def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
         return [
             JudgedGroup(
                 group,
                 tuple(
-                    Verdict(float(c.text == group.problem.answer), "direct", "", None if c.text == "?" else c.text)
+                    Verdict(
+                        None if c.text == "!" else float(c.text == group.problem.answer),
+                        "direct",
+                        "",
+                        c.text if c.text in "AB" else None,
+                    )
                     for c in group.completions
                 ),
             )
@@ -162,6 +167,14 @@ def test_unreadable_answers_are_wrong_and_in_no_share() -> None:
     silent = named(measure(lambda problem, sample: "?"))
     assert "dominance_occlusion" not in silent and "dominance_logit" not in silent
     assert silent["strict"] == 0.0
+
+
+def test_what_could_not_be_judged_is_not_wrong() -> None:
+    result = measure(lambda problem, sample: "!" if problem.data["name"] == 1 and sample else problem.answer)
+    metrics = named(result)
+    assert metrics["accuracy/cue_against/constraint_present"] == metrics["strict"] == 1.0
+    assert {row["items"] for row in result.tables["heuristic_pairs"]} == {7}  # of eight conflicting items, one is out
+    assert named(measure(lambda problem, sample: "!")) == {}
 
 
 def test_the_sweep_asks_every_item_at_every_cue_and_constraint() -> None:
