@@ -162,9 +162,8 @@ def _pairs(
     }
     all_right, all_b = _ask(context, [problem for problems in forms.values() for problem in problems])
     by_form = np.stack(np.split(all_right, len(forms)))  # [form, item, sample]
-    judged = np.asarray(
-        np.isfinite(by_form).all(axis=(0, 2))
-    )  # pairs with a completion that could not be judged are left out
+    # pairs with a completion that could not be judged are left out
+    judged = np.asarray(np.isfinite(by_form).all(axis=(0, 2)))
     if not judged.any():
         return {}, []
     items = [item for item, known in zip(items, judged, strict=True) if known]
