@@ -13,11 +13,13 @@ import pytest
 from ductile.config import (
     BranchSettings,
     DifficultySettings,
+    HeuristicsSettings,
     MixtureSettings,
     ModelSettings,
     PhaseSettings,
     ProbeSettings,
     RunSettings,
+    SelfConditioningSettings,
     SkillSettings,
 )
 from ductile.domains import jsonl, make_domain
@@ -102,7 +104,11 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
+<<<<<<< HEAD
     assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, diversity, drift, formats, ")
+=======
+    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: branch, drift, formats, heuristics, ")
+>>>>>>> probes-a
     assert line.endswith("(did you mean drift?)")
 
 
@@ -236,6 +242,7 @@ def test_base_is_trained_on_worked_solutions_alone(tmp_path: Path) -> None:
     assert line.startswith("model.mixture.m.domain: jsonl(") and "has no worked solutions" in line
 
 
+<<<<<<< HEAD
 def test_probes_are_checked_at_every_place_that_names_them() -> None:
     probe = replace(SETTINGS.probe, probes=("all",), start=("drit",), inside=("retention", "branch", "all", "x"))
     lines = changed(probe=probe, phase={"hard": replace(PHASE, probes=("formats", "nothing"))})
@@ -271,3 +278,34 @@ def test_supervised_branch_needs_something_to_imitate(monkeypatch: pytest.Monkey
     [line] = changed(probe=probe)
     assert line.startswith("probe.branch.modes: sft needs something to imitate, but jsonl(")
     assert changed(probe=replace(probe, branch=replace(branch, modes=("rl",)))) == []
+=======
+def lines_of_probes(**groups: Any) -> list[str]:
+    return changed(probe=replace(SETTINGS.probe, **groups))
+
+
+def test_domains_of_the_probes_that_need_more_of_one_are_of_the_right_kind() -> None:
+    turns = SelfConditioningSettings({"name": "running_sum"})
+    pairs = HeuristicsSettings({"name": "heuristic"})
+    assert lines_of_probes(self_conditioning=turns, heuristics=pairs) == []
+    (line,) = lines_of_probes(self_conditioning=replace(turns, domain={"name": "chain_sum"}))
+    assert line.startswith("probe.self_conditioning.domain: chain_sum(")
+    assert line.endswith("has no turns to ask one after another; allowed: running_sum")
+    (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "chain_sum"}))
+    assert line.startswith("probe.heuristics.domain: chain_sum(")
+    assert line.endswith("has no cue and constraint to take away; allowed: heuristic")
+
+
+def test_turns_and_levels_that_these_probes_cannot_ask_are_named() -> None:
+    turns = SelfConditioningSettings({"name": "running_sum"}, turns=41, injected_turn=99)
+    assert lines_of_probes(self_conditioning=turns) == [
+        "probe.self_conditioning.turns: 41 turns are too many; allowed: 1 to 40",
+        "probe.self_conditioning.injected_turn: 99 turns are too many; allowed: 1 to 40",
+    ]
+    pairs = HeuristicsSettings({"name": "heuristic"}, levels=(1, 4))
+    (line,) = lines_of_probes(heuristics=pairs)
+    assert line.startswith("probe.heuristics.levels[1]: 4 is not a level of heuristic(")
+    (line,) = lines_of_probes(heuristics=replace(pairs, levels=()))
+    assert line == "probe.heuristics.levels: the list is empty; name at least one level"
+    (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "heuristics"}))
+    assert line.startswith("probe.heuristics.domain.name: unknown domain 'heuristics'")
+>>>>>>> probes-a
