@@ -301,7 +301,6 @@ class ProbeSettings:
     """What is measured at every phase boundary."""
 
     probes: tuple[str, ...] = setting(
-<<<<<<< HEAD
         ("retention", "drift", "formats", "branch"), "which probes run at the boundaries; all: every probe there is"
     )
     start: tuple[str, ...] | None = setting(
@@ -309,9 +308,6 @@ class ProbeSettings:
     )
     inside: tuple[str, ...] = setting(
         ("retention", "formats"), "which probes run inside a phase, where probe.every or probe.log_spaced asks for them"
-=======
-        ("retention", "drift", "formats", "branch", "self_conditioning", "heuristics"), "which probes run"
->>>>>>> probes-a
     )
     prior: Mapping[str, SkillSettings] = setting(dict, "prior skills, by name")
     neutral: Mapping[str, SkillSettings] = setting(

@@ -104,11 +104,7 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
-<<<<<<< HEAD
     assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, diversity, drift, formats, ")
-=======
-    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: branch, drift, formats, heuristics, ")
->>>>>>> probes-a
     assert line.endswith("(did you mean drift?)")
 
 
@@ -242,7 +238,6 @@ def test_base_is_trained_on_worked_solutions_alone(tmp_path: Path) -> None:
     assert line.startswith("model.mixture.m.domain: jsonl(") and "has no worked solutions" in line
 
 
-<<<<<<< HEAD
 def test_probes_are_checked_at_every_place_that_names_them() -> None:
     probe = replace(SETTINGS.probe, probes=("all",), start=("drit",), inside=("retention", "branch", "all", "x"))
     lines = changed(probe=probe, phase={"hard": replace(PHASE, probes=("formats", "nothing"))})
@@ -278,7 +273,8 @@ def test_supervised_branch_needs_something_to_imitate(monkeypatch: pytest.Monkey
     [line] = changed(probe=probe)
     assert line.startswith("probe.branch.modes: sft needs something to imitate, but jsonl(")
     assert changed(probe=replace(probe, branch=replace(branch, modes=("rl",)))) == []
-=======
+
+
 def lines_of_probes(**groups: Any) -> list[str]:
     return changed(probe=replace(SETTINGS.probe, **groups))
 
@@ -308,4 +304,3 @@ def test_turns_and_levels_that_these_probes_cannot_ask_are_named() -> None:
     assert line == "probe.heuristics.levels: the list is empty; name at least one level"
     (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "heuristics"}))
     assert line.startswith("probe.heuristics.domain.name: unknown domain 'heuristics'")
->>>>>>> probes-a

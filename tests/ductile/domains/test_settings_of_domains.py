@@ -29,13 +29,8 @@ def mistakes(values: dict[str, Any]) -> tuple[str, ...]:
         ),
         (
             {"name": "chain_sums"},
-<<<<<<< HEAD
             "phase.hard.domain.name: unknown domain 'chain_sums'; allowed: base_conversion, chain_sum, gym, heuristic, "
             "jsonl, running_sum, sort_digits, strings (did you mean chain_sum?)",
-=======
-            "phase.hard.domain.name: unknown domain 'chain_sums'; allowed: base_conversion, chain_sum, gym, "
-            "heuristic, jsonl, running_sum, sort_digits, strings (did you mean chain_sum?)",
->>>>>>> probes-a
         ),
         (
             {"name": "chain_sum", "modulo": 7},

@@ -178,8 +178,4 @@ def test_a_format_that_the_domain_does_not_have_is_named_with_those_it_has() -> 
 
 def test_the_family_is_the_one_in_the_documentation() -> None:
     symbolic = {"chain_sum", "sort_digits", "strings", "base_conversion"}
-<<<<<<< HEAD
     assert set(DOMAINS) == symbolic | {"running_sum", "heuristic", "gym", "jsonl"}
-=======
-    assert set(DOMAINS) == symbolic | {"gym", "jsonl", "running_sum", "heuristic"}
->>>>>>> probes-a
