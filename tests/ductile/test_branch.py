@@ -140,8 +140,8 @@ def test_worked_domain_shows_each_of_its_formats_in_turn_but_the_direct_one(tiny
     assert all(text.endswith("<eos>") for text in texts)
     verdicts = [domain.judge(p, text.removesuffix("<eos>")) for p, text in zip(problems, texts, strict=True)]
     assert [verdict.reward for verdict in verdicts] == [1.0] * 4
-    assert domain.formats == ("peel", "indexed", "direct")
-    assert [verdict.format for verdict in verdicts] == ["indexed", "peel", "indexed", "peel"]
+    assert domain.formats == ("halving", "powers", "direct")
+    assert [verdict.format for verdict in verdicts] == ["powers", "halving", "powers", "halving"]
 
 
 def test_domain_without_solutions_shows_the_answer_as_its_judge_takes_it(tiny_folder: str, tmp_path: Path) -> None:

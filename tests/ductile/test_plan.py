@@ -158,6 +158,13 @@ def test_branch_on_a_domain_of_the_plan_is_a_mistake(options: dict[str, Any]) ->
     assert line.startswith("probe.branch.domain: chain_sum") and "is also asked in phase.hard" in line
 
 
+def test_domain_of_a_branch_that_no_boundary_runs_may_be_a_phases() -> None:
+    probe = replace(SETTINGS.probe, probes=("drift",), branch=BranchSettings(domain=SUMS, levels=(4,)))
+    assert changed(phase={"hard": replace(PHASE, domain=SUMS)}, probe=probe) == []
+    [line] = changed(phase={"hard": replace(PHASE, domain=SUMS, probes=("all",))}, probe=probe)
+    assert "is also asked in phase.hard" in line
+
+
 def test_empty_branch_is_no_mistake() -> None:
     assert changed(probe=replace(SETTINGS.probe, branch=BranchSettings())) == []
 
