@@ -208,7 +208,7 @@ def test_comparison_is_read_back_whole(open_store):
     assert (record.variant, record.plan) == ("proxy", "hard")
     assert record.series("retention/prior") == ((0, 0.9), (10, 0.5))
     assert record.boundaries == (row,)
-    assert record.phases == (PhaseBand("hard", 0, 10),)
+    assert record.phases == (PhaseBand("hard", 0, 10, "d", (1,)),)
     assert records[1].boundaries == ()
     assert open_store().read_comparison(parent) == records
     assert open_store().read_comparison(run_id) == [record]

@@ -1,4 +1,4 @@
-"""Figures over steps: learning curves with phase bands, and the branch probe's curves."""
+"""Figures over steps: learning curves with phase bands, the continual curve, and the branch probe's curves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ductile.report.canvas import Grid, mean_line, panels, short, variant_legend
+from ductile.report.canvas import COLOURS, LINES, MARKERS, Grid, mean_line, panels, short, variant_legend
+from ductile.report.continual import continual_curves
 from ductile.report.records import PhaseBand, Series
 
 
@@ -43,6 +44,38 @@ def learning_curves(grid: Grid) -> Figure | None:
         axes[-1][column].set_xlabel("RL step")
     figure.align_ylabels()
     variant_legend(figure, grid)
+    return figure
+
+
+def continual(grid: Grid) -> Figure | None:
+    """Continual curve of each phase's task, by variant and plan of two phases or more; None without any."""
+    phases = {plan: next((r.phases for r in grid.records if r.plan == plan), ()) for plan in grid.plans}
+    curves = {plan: continual_curves(grid.records, plan, grid.variants) for plan in grid.plans if len(phases[plan]) > 1}
+    plans = [plan for plan, found in curves.items() if any(found.values())]
+    variants = [variant for variant in grid.variants if any(curves[plan].get(variant) for plan in plans)]
+    if not plans:
+        return None
+    figure, axes = panels(len(variants), len(plans), 3.3, 1.9, sharex="col", sharey=True)
+    for column, plan in enumerate(plans):
+        axes[0][column].set_title(plan, pad=18, fontweight="bold")
+        for row, variant in enumerate(variants):
+            panel = axes[row][column]
+            _bands(panel, phases[plan], names=row == 0)
+            for level in (0, 100):
+                panel.axhline(level, color="0.55", linewidth=0.8, linestyle=":")
+            for position, curve in curves[plan].get(variant, []):
+                panel.plot(*zip(*curve, strict=True), clip_on=True, **_task_style(position))
+            panel.set_ylim(-35, 125)
+            if column == 0:
+                panel.set_ylabel(f"{short(variant, 20)}\n% of best in stage")
+        axes[-1][column].set_xlabel("RL step")
+    shown = sorted({position for plan in plans for found in curves[plan].values() for position, _ in found})
+    figure.legend(
+        handles=[Line2D([], [], label=f"task of phase {position + 1}", **_task_style(position)) for position in shown],
+        loc="outside upper center",
+        ncols=min(5, len(shown)),
+        handlelength=2.8,
+    )
     return figure
 
 
@@ -87,6 +120,17 @@ def branch_curves(grid: Grid) -> Figure | None:
         markers=True,
     )
     return figure
+
+
+def _task_style(position: int) -> dict[str, Any]:
+    """Colours from the end of the list: those at its beginning stand for variants."""
+    return {
+        "color": COLOURS[-(position + 3) % len(COLOURS)],
+        "linestyle": LINES[position % len(LINES)],
+        "marker": MARKERS[position % len(MARKERS)],
+        "markersize": 3.5,
+        "linewidth": 1.6,
+    }
 
 
 def _bands(panel: Axes, phases: Sequence[PhaseBand], names: bool) -> None:

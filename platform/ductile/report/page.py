@@ -10,7 +10,8 @@ from string import Template
 from typing import Any
 
 from ductile.report.plots import Plot
-from ductile.report.tables import TextTable, text_tables
+from ductile.report.tables import text_tables
+from ductile.report.text import TextTable
 
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

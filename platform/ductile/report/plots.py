@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ductile.report.canvas import STYLE, Grid
-from ductile.report.curves import branch_curves, learning_curves
+from ductile.report.curves import branch_curves, continual, learning_curves
 from ductile.report.records import ReportContext, RunRecord, ordered
 from ductile.report.retained import drift_against_retention, format_shares, retention_map
 
@@ -30,6 +30,14 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
         "Pass rate of each prior skill and level at each phase boundary, mean over seeds. Column 0 lies before the "
         "first phase.",
         retention_map,
+    ),
+    (
+        "continual",
+        "Continual curve",
+        "Pass rate on each phase's own problems over the whole plan, mean over seeds: 0 is before the first phase, 100 "
+        "the best that any variant reached during that phase. Lines leave the panel below -35 and above 125; a task "
+        "that no variant improved by 0.02 has none.",
+        continual,
     ),
     (
         "drift",

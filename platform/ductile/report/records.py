@@ -15,11 +15,21 @@ Series = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class PhaseBand:
-    """The RL steps of a phase: its steps are start + 1, ..., end; `start` is where the boundary before it lies."""
+    """The RL steps of a phase: its steps are start + 1, ..., end; `start` is where the boundary before it lies.
+
+    domain: the domain's key, empty where the plan does not say it.
+    """
 
     name: str
     start: int
     end: int
+    domain: str = ""
+    levels: tuple[int, ...] = ()
+
+    def alike(self, other: PhaseBand) -> bool:
+        """Whether both ask the same domain and levels for as many steps, whatever they are called."""
+        own, others = ((b.domain, b.levels, b.end - b.start) for b in (self, other))
+        return bool(self.domain) and own == others
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,11 @@ class ReportContext:
 
 
 def phase_bands(plan: Iterable[Mapping[str, Any]]) -> tuple[PhaseBand, ...]:
-    """The steps of each phase. plan: rows with name and steps, as in the artifact `plan.json`."""
+    """The steps of each phase. plan: rows with name, steps, domain and levels, as in the artifact `plan.json`."""
     bands, start = [], 0
     for phase in plan:
-        bands.append(PhaseBand(phase["name"], start, start + phase["steps"]))
+        domain, levels = phase.get("domain", ""), tuple(phase.get("levels", ()))
+        bands.append(PhaseBand(phase["name"], start, start + phase["steps"], domain, levels))
         start += phase["steps"]
     return tuple(bands)
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ductile.problem import SHORTCUTS
+from ductile.report.continual import matched_kls, sequence_transfer, transfers
 from ductile.report.onset import LENGTH_FACTOR, ORDERS, PRIOR_FALL, SHORTCUT_RISE, Onset, onset
 from ductile.report.records import ReportContext, RunRecord, of_cell, ordered
-from ductile.report.statistics import Estimate, estimate, paired_difference
+from ductile.report.statistics import Estimate, bootstrap_interval, estimate, paired_difference
 
-SCHEMA = "ductile.summary/1"
+SCHEMA = "ductile.summary/2"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ MEASURES: tuple[Measure, ...] = (
     _after("prior_after", "retention/prior", "rate"),
     _after("forgetting", "retention/forgetting", "rate"),
     _after("forgetting_from_best", "retention/forgetting_from_best", "rate"),
+    _after("average", "retention/average", "rate"),
+    _after("learning", "retention/learning", "rate"),
+    _after("backward_transfer", "retention/backward_transfer", "rate"),
+    _after("forgetting_phases", "retention/forgetting_phases", "rate"),
     _before("new_before", "retention/new", "rate"),
     _after("new_after", "retention/new", "rate"),
     _before("length_prior_before", "format/length_prior", "tokens"),
@@ -91,6 +96,7 @@ def summarise(records: Sequence[RunRecord], context: ReportContext) -> dict[str,
         for variant in variants
         if (runs := of_cell(records, plan, variant))
     ]
+    finished = [record for record in records if record.finished]
     return {
         "schema": SCHEMA,
         "title": context.title,
@@ -98,9 +104,11 @@ def summarise(records: Sequence[RunRecord], context: ReportContext) -> dict[str,
         "source": context.source,
         "plans": plans,
         "variants": variants,
-        "runs": {"finished": sum(r.finished for r in records), "not_finished": sum(not r.finished for r in records)},
+        "runs": {"finished": len(finished), "not_finished": len(records) - len(finished)},
         "cells": cells,
         "differences": _differences(cells, variants),
+        "transfer": [row for plan in plans for variant in variants for row in _transfer(finished, plan, variant)],
+        "matched_kl": [row for plan in plans for row in _matched_kl(finished, plan, variants)],
         "thresholds": {"length_factor": LENGTH_FACTOR, "shortcut_rise": SHORTCUT_RISE, "prior_fall": PRIOR_FALL},
         "settings": dict(context.settings),
         "versions": dict(context.versions),
@@ -141,13 +149,44 @@ def _measure(measure: Measure, finished: Sequence[RunRecord]) -> dict[str, Any]:
     values = {
         record.seed: value for record in finished if (value := measure.of(record)) is not None and np.isfinite(value)
     }
-    return {
-        "metric": measure.metric,
-        "unit": measure.unit,
-        "when": measure.when,
-        **_plain(estimate(list(values.values()))),
-        "values": {str(seed): value for seed, value in values.items()},
-    }
+    return {"metric": measure.metric, "unit": measure.unit, "when": measure.when, **_over_seeds(values)}
+
+
+def _transfer(finished: Sequence[RunRecord], plan: str, variant: str) -> list[dict[str, Any]]:
+    """A row for each phase after the first, and one for their mean."""
+    found = transfers(finished, plan, variant)
+    rows = [
+        {
+            "plan": plan,
+            "variant": variant,
+            "phase": row.phase.name,
+            "domain": row.phase.domain,
+            "levels": list(row.phase.levels),
+            "steps": row.phase.end - row.phase.start,
+            "reference": list(row.reference),
+            "source": row.source,
+            **_bootstrapped(row.values),
+        }
+        for row in found
+    ]
+    mean = {"plan": plan, "variant": variant, "phase": None, **_bootstrapped(sequence_transfer(found))}
+    return [*rows, mean] if rows else []
+
+
+def _matched_kl(finished: Sequence[RunRecord], plan: str, variants: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "plan": plan,
+            "phase": row.phase,
+            "variant": row.variant,
+            "start": row.start,
+            "target": row.target,
+            "points": row.points,
+            "reverse": _over_seeds(row.reverse),
+            "forward": _over_seeds(row.forward),
+        }
+        for row in matched_kls(finished, plan, variants)
+    ]
 
 
 def _onsets(finished: Sequence[RunRecord]) -> dict[str, Any]:
@@ -211,6 +250,26 @@ def _differences(cells: Sequence[Mapping[str, Any]], variants: Sequence[str]) ->
 
 def _by_seed(measure: Mapping[str, Any]) -> dict[int, float]:
     return {int(seed): value for seed, value in measure["values"].items()}
+
+
+def _over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
+    """The mean with its t interval, and what it is the mean of."""
+    return {
+        **_plain(estimate(list(values.values()))),
+        "values": {str(seed): value for seed, value in values.items()},
+    }
+
+
+def _bootstrapped(values: Mapping[int, float]) -> dict[str, Any]:
+    """The mean with its bootstrap interval, and what it is the mean of."""
+    found = estimate(list(values.values()))
+    bounds = bootstrap_interval(list(values.values()))
+    return {
+        "mean": found.mean if found else None,
+        "bootstrap": {"low": bounds[0], "high": bounds[1]} if bounds else None,
+        "n": len(values),
+        "values": {str(seed): value for seed, value in values.items()},
+    }
 
 
 def _plain(found: Estimate | None) -> dict[str, Any]:

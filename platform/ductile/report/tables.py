@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -12,21 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ductile.report.records import FINISHED
+from ductile.report.sequences import matched_kl, phase_transfer, sequences
+from ductile.report.text import NOTHING, TextTable, change, interval
 
-NOTHING = "-"
 NARROW = 118
 """Terminals with fewer columns get a block for each plan and variant in place of the tables."""
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table of text. The first `labels` columns name the row; the others hold numbers and are set to the right."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    labels: int = 2
 
 
 def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
@@ -35,6 +24,9 @@ def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
         _kept(summary),
         _moved(summary),
         _plasticity(summary),
+        sequences(summary),
+        phase_transfer(summary),
+        matched_kl(summary),
         _onsets(summary),
         _differences(summary),
         _not_finished(summary),
@@ -53,22 +45,6 @@ def print_tables(summary: Mapping[str, Any], console: Console) -> None:
                 console.print(line)
         if table.note:
             console.print(Text(table.note, style="dim"))
-
-
-def interval(measure: Mapping[str, Any], digits: int = 2, scale: float = 1.0) -> str:
-    """`0.86 ±0.04`: mean and half of the 95% interval; without the interval for one seed."""
-    if measure["mean"] is None:
-        return NOTHING
-    text = f"{measure['mean'] * scale:.{digits}f}"
-    if text.strip("-0.") == "":
-        text = text.lstrip("-")  # no -0.00
-    return text if measure["high"] is None else f"{text} ±{(measure['high'] - measure['mean']) * scale:.{digits}f}"
-
-
-def change(before: Mapping[str, Any], after: Mapping[str, Any], digits: int = 2) -> str:
-    """`0.86 → 0.13 ±0.05`; the first number alone when there is nothing after."""
-    start = NOTHING if before["mean"] is None else f"{before['mean']:.{digits}f}"
-    return start if after["mean"] is None else f"{start} → {interval(after, digits)}"
 
 
 def runs_text(cell: Mapping[str, Any]) -> str:

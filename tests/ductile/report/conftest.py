@@ -70,6 +70,44 @@ def make_record(
     return RunRecord(f"{plan}-{variant}-{seed}-{status}", variant, plan, seed, status, metrics, boundaries, (BAND,))
 
 
+def make_sequence(variant: str = "parameter_only", seed: int = 0, gain: float = 0.8) -> RunRecord:
+    """Sort for ten steps, then sum for ten; sort is learned to 0.1 + gain and then loses 0.2."""
+    bands = (PhaseBand("sort", 0, 10, "sort", (1,)), PhaseBand("sum", 10, 20, "sum", (2,)))
+    steps = (0, 5, 10, 15, 20)
+    metrics = {
+        "retention_new/sort/L1": list(zip(steps, (0.1, 0.1 + gain / 2, 0.1 + gain, gain, gain - 0.1), strict=True)),
+        "retention_new/sum/L2": list(zip(steps, (0.2, 0.2, 0.2, 0.6, 0.8), strict=True)),
+        "drift/kl_reverse_base/new": [(step, 0.01 * step) for step in steps],
+        "drift/kl_forward_base/new": [(step, 0.02 * step) for step in steps],
+    }
+    boundaries = [make_boundary(i, 10 * i, 0.9) for i in range(3)]
+    boundaries[-1]["metrics"] |= {
+        "retention/average": 0.75,
+        "retention/learning": 0.85,
+        "retention/backward_transfer": -0.2,
+        "retention/forgetting_phases": 0.2,
+    }
+    return RunRecord(f"sequence-{variant}-{seed}", variant, "sequence", seed, "FINISHED", metrics, boundaries, bands)
+
+
+def make_alone(variant: str = "parameter_only", seed: int = 0) -> RunRecord:
+    """The sequence's second phase alone: AUC (0.2 + 2 x 0.4 + 0.6) / 4 = 0.4, where the sequence's is 0.55."""
+    series = {"retention_new/sum/L2": [(0, 0.2), (5, 0.4), (10, 0.6)]}
+    band = (PhaseBand("sum", 0, 10, "sum", (2,)),)
+    boundaries = [make_boundary(0, 0, 0.9), make_boundary(1, 10, 0.9)]
+    return RunRecord(f"alone-{variant}-{seed}", variant, "alone", seed, "FINISHED", series, boundaries, band)
+
+
+@pytest.fixture(scope="session")
+def sequence() -> Callable[..., RunRecord]:
+    return make_sequence
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[..., RunRecord]:
+    return make_alone
+
+
 @pytest.fixture(scope="session")
 def record() -> Callable[..., RunRecord]:
     return make_record

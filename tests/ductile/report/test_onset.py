@@ -81,6 +81,19 @@ def test_phase_bands_follow_each_other():
     )
 
 
+def test_phases_are_alike_by_domain_levels_and_steps_whatever_their_names():
+    plan = [
+        {"name": "a", "domain": "sum", "levels": [1, 2], "steps": 3},
+        {"name": "b", "domain": "sum", "levels": [1, 2], "steps": 3},
+        {"name": "c", "domain": "sum", "levels": [1, 2], "steps": 4},
+        {"name": "d", "domain": "sum", "levels": [1], "steps": 3},
+        {"name": "e", "domain": "sort", "levels": [1, 2], "steps": 3},
+    ]
+    first, *others = phase_bands(plan)
+    assert [first.alike(other) for other in others] == [True, False, False, False]
+    assert not PhaseBand("a", 0, 3).alike(PhaseBand("a", 0, 3))  # nothing is known of what they ask
+
+
 def test_each_kind_of_shortcut_has_its_own_step_and_order(record):
     found = onset(
         with_series(

@@ -78,7 +78,7 @@ def test_report_writes_numbers_page_and_figures(report):
     assert [file.name for file in files] == [
         "summary.json", "report.html", "learning_curves.png", "retention.png", "drift.png", "formats.png", "branch.png",
     ]  # fmt: skip
-    assert json.loads(files[0].read_text())["schema"] == "ductile.summary/1"
+    assert json.loads(files[0].read_text())["schema"] == "ductile.summary/2"
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[2:])
 
 

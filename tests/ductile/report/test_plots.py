@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ductile.report.canvas import Grid
-from ductile.report.curves import branch_curves, learning_curves
+from ductile.report.curves import branch_curves, continual, learning_curves
 from ductile.report.plots import DRAWINGS, write_plots
 from ductile.report.records import PhaseBand, ReportContext
 from ductile.report.retained import drift_against_retention, format_shares, retention_map
@@ -55,6 +55,16 @@ def test_a_plan_without_finished_runs_of_a_variant_is_said(grid, record):
     assert [text.get_text() for text in axes[1].texts] == ["no finished run"]
     assert [text.get_text() for text in axes[2].texts] == ["no finished run"]
     assert axes[2].get_ylabel() == "proxy"  # its row is named all the same
+
+
+def test_continual_figure_has_a_panel_for_each_variant_and_plan_and_a_line_for_each_task(sequence, alone):
+    records = (sequence(), sequence(seed=1), sequence("proxy", gain=0.4), alone())
+    figure = continual(Grid(records, ("sequence", "alone"), ("parameter_only", "proxy")))
+    assert len(figure.axes) == 2  # the plan of one phase has none
+    lines = [[line for line in panel.lines if len(line.get_xdata()) == 5] for panel in figure.axes]
+    assert [len(each) for each in lines] == [2, 2]
+    assert list(lines[1][0].get_ydata()) == pytest.approx([0, 25, 50, 37.5, 25])  # of the other variant's 0.1 -> 0.9
+    assert list(lines[1][1].get_ydata()) == pytest.approx([0, 0, 0, 200 / 3, 100])
 
 
 def test_every_run_is_a_point_of_drift_and_retention(grid):

@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from ductile.report.statistics import estimate, paired_difference
+from ductile.report.statistics import bootstrap_interval, estimate, paired_difference
 
 
 def test_interval_of_three_seeds_by_hand():
@@ -36,3 +38,18 @@ def test_paired_difference_uses_the_seeds_that_both_have():
 
 def test_paired_difference_of_disjoint_seeds_is_nothing():
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_bootstrap_interval_agrees_with_resampling_by_hand():
+    # All 4**4 resamples of four values are equally likely: their means' quantiles are what the bootstrap estimates.
+    values = [0.1, 0.2, 0.4, 0.8]
+    means = np.sort([np.mean(each) for each in itertools.product(values, repeat=4)])
+    low, high = bootstrap_interval(values)
+    assert low == pytest.approx(np.quantile(means, 0.025), abs=0.03)
+    assert high == pytest.approx(np.quantile(means, 0.975), abs=0.03)
+    assert bootstrap_interval(values) == (low, high)  # the generator is seeded
+
+
+def test_bootstrap_of_one_seed_says_nothing_and_of_equal_ones_is_a_point():
+    assert bootstrap_interval([0.3]) is None
+    assert bootstrap_interval([0.5, 0.5, 0.5]) == pytest.approx((0.5, 0.5))

@@ -132,3 +132,44 @@ def test_verdicts_of_the_last_boundary_are_counted_over_finished_runs(record):
     runs = [record(seed=0), other, record(seed=2), record(seed=3, status="FAILED")]
     cell = find_cell(summarise(runs, CONTEXT), "guessable", "parameter_only")
     assert cell["verdicts"] == {"learns": 2, "exploration failure": 1}
+
+
+def test_forward_transfer_has_a_row_for_each_later_phase_and_their_mean(sequence, alone):
+    summary = summarise([sequence(seed=0), sequence(seed=1), alone(seed=0), alone(seed=1)], CONTEXT)
+    later, mean = summary["transfer"]
+    assert (later["plan"], later["phase"], later["reference"], later["source"]) == (
+        "sequence", "sum", ["alone"], "evaluation",
+    )  # fmt: skip
+    assert later["values"] == pytest.approx({"0": 0.25, "1": 0.25})  # (0.55 - 0.4) / 0.6
+    assert (mean["phase"], mean["n"]) == (None, 2)
+    assert mean["bootstrap"] == pytest.approx({"low": 0.25, "high": 0.25})
+    jsonschema.validate(json.loads(json.dumps(summary, allow_nan=False)), schema())
+
+
+def test_phase_without_a_reference_is_a_row_without_a_value(sequence):
+    later, mean = summarise([sequence()], CONTEXT)["transfer"]
+    assert (later["mean"], later["n"], later["bootstrap"], later["reference"]) == (None, 0, None, [])
+    assert (later["domain"], later["levels"], later["steps"]) == ("sum", [2], 10)
+    assert mean["n"] == 0
+
+
+def test_matched_kl_is_in_the_summary_for_two_variants_and_follows_the_schema(sequence):
+    summary = summarise([sequence(), sequence(seed=1), sequence("proxy", gain=0.4)], CONTEXT)
+    first = summary["matched_kl"][0]  # sort: proxy reaches 0.5, which parameter_only reaches at step 5
+    assert (first["phase"], first["variant"], first["points"]) == ("sort", "parameter_only", 3)
+    assert first["target"] == pytest.approx(0.5)
+    assert first["reverse"]["values"] == pytest.approx({"0": 0.05, "1": 0.05})
+    assert first["forward"]["mean"] == pytest.approx(0.1)
+    jsonschema.validate(json.loads(json.dumps(summary, allow_nan=False)), schema())
+
+
+def test_failed_runs_are_neither_compared_nor_references(sequence, alone):
+    failed = [replace(alone(), status="FAILED"), replace(sequence("proxy"), status="FAILED")]
+    summary = summarise([sequence(), *failed], CONTEXT)
+    assert [row["n"] for row in summary["transfer"]] == [0, 0]
+    assert summary["matched_kl"] == []
+
+
+def test_plans_of_one_phase_have_no_sequences(record):
+    summary = summarise(comparison(record), CONTEXT)
+    assert (summary["transfer"], summary["matched_kl"]) == ([], [])

@@ -3,8 +3,10 @@ import io
 from rich.console import Console
 
 from ductile.report.records import ReportContext
+from ductile.report.sequences import bracketed
 from ductile.report.summary import summarise
-from ductile.report.tables import change, interval, print_tables, text_tables
+from ductile.report.tables import print_tables, text_tables
+from ductile.report.text import change, interval
 
 CONTEXT = ReportContext("too hard", variants=("parameter_only", "low_drift", "proxy"))
 
@@ -85,3 +87,45 @@ def test_plan_without_a_branch_is_not_in_the_plasticity_table(record):
     for boundary in without.boundaries:
         boundary["metrics"] = {n: v for n, v in boundary["metrics"].items() if not n.startswith("plasticity/")}
     assert "Plasticity" not in [table.title for table in text_tables(summarise([without], CONTEXT))]
+
+
+def tables_of(records):
+    return {table.title: table for table in text_tables(summarise(records, CONTEXT))}
+
+
+def test_sequences_are_shown_for_plans_of_two_phases_alone(record, sequence, alone):
+    tables = tables_of([sequence(seed=0), sequence(seed=1), alone(seed=0), alone(seed=1), record()])
+    assert tables["Sequences of phases"].rows == (
+        ("sequence", "parameter_only", "0.75 ±0.00", "0.85 ±0.00", "-0.20 ±0.00", "20.0 ±0.0", "0.25 [0.25, 0.25]"),
+    )
+    assert tables["Forward transfer"].rows == (
+        ("sequence", "parameter_only", "sum", "0.25 [0.25, 0.25]", "2", "evaluation", "alone"),
+    )
+    assert "Sequences of phases" not in tables_of([record(), alone()])
+
+
+def test_missing_reference_is_named_with_the_plan_that_would_give_it(sequence):
+    tables = tables_of([sequence()])
+    assert tables["Sequences of phases"].rows[0][-1] == "-"
+    assert tables["Sequences of phases"].note.endswith("where it is left out: sum (sum, level 2, 10 steps).")
+    assert "Forward transfer" not in tables
+
+
+def test_matched_kl_table_says_from_where_and_to_which_pass_rate(sequence):
+    table = tables_of([sequence(), sequence("proxy", gain=0.4)])["KL at matched reward"]
+    assert table.rows[0] == ("sequence", "parameter_only", "sort", "0.10 → 0.50", "0.050", "0.100", "1", "3")
+
+
+def test_sequence_tables_fit_into_120_columns(sequence, alone):
+    runs = [make(variant, seed) for make in (sequence, alone) for variant in CONTEXT.variants for seed in range(3)]
+    stream = io.StringIO()
+    print_tables(summarise(runs, CONTEXT), Console(file=stream, width=120, force_terminal=False))
+    lines = stream.getvalue().splitlines()
+    assert any("low_drift" in line and "0.10 → 0.90" in line and "0.100 ±0.000" in line for line in lines)
+    assert "…" not in stream.getvalue()
+
+
+def test_bootstrap_interval_stands_in_brackets():
+    assert bracketed({"mean": 0.124, "bootstrap": {"low": -0.004, "high": 0.5}}) == "0.12 [0.00, 0.50]"
+    assert bracketed({"mean": 0.124, "bootstrap": None}) == "0.12"
+    assert bracketed({"mean": None, "bootstrap": None}) == "-"
