@@ -42,13 +42,42 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("unit", style="dim")
     for row in rows:
         table.add_column(row["phase"], justify="right")
-    section = ""
+    section, known = "", [intervals(row) for row in rows]
     for name, unit, values in metric_rows(rows):
+        if name.startswith("plasticity/") and name.endswith(("_low", "_high")):
+            continue  # they stand beside the ratio
         if section and name.split("/")[0] != section:
             table.add_section()
         section = name.split("/")[0]
-        table.add_row(name, unit, *map(_number, values))
+        ends = [found.get(name) for found in known]
+        table.add_row(name, unit, *map(_with_interval, values, ends))
     return table
+
+
+def intervals(row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Metric -> its 95% interval, where the probe's tables have one."""
+    tables, metrics = row["tables"], row["metrics"]
+    found: dict[str, tuple[Any, Any]] = {
+        name.removesuffix("_low"): (value, metrics.get(f"{name.removesuffix('_low')}_high"))
+        for name, value in metrics.items()
+        if name.startswith("plasticity/") and name.endswith("_low")
+    }
+    for each in tables.get("horizon", []):
+        if each["history"] == "own":
+            found[f"self_conditioning/{each['mode']}/horizon"] = (each["low"], each["high"])
+    for each in tables.get("injection", []):
+        found[f"self_conditioning/{each['mode']}/slope"] = (each["slope_low"], each["slope_high"])
+    for each in tables.get("heuristic_pairs", []):
+        found[f"heuristic/L{each['level']}/dominance_occlusion"] = (each["dominance_low"], each["dominance_high"])
+    for each in tables.get("heuristic_sweep", []):
+        found[f"heuristic/L{each['level']}/dominance_logit"] = (each["dominance_low"], each["dominance_high"])
+    layers = [each["layer"] for each in tables.get("sparsity", [])]
+    for each in tables.get("sparsity", []):
+        if each["layer"] == max(layers):
+            for name in ("spearman", "spearman_within", "auc"):
+                key = f"sparsity/{each['skill']}/{name}/{each['measure']}"
+                found[key] = (each[f"{name}_low"], each[f"{name}_high"])
+    return {name: ends for name, ends in found.items() if None not in ends and name in metrics}
 
 
 def _costs(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -63,6 +92,11 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> Table:
         values = [row["metrics"].get(f"cost/{probe}/{kind}") for row in rows for kind in kinds]
         table.add_row(probe, *(NOTHING if value is None else f"{value:,.0f}" for value in values))
     return table
+
+
+def _with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
+    text = _number(value)
+    return text if value is None or ends is None else f"{text} [{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -122,7 +122,7 @@ def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
             domains[path] = domain
             keys[path] = make_domain(honest(values), f"{path}.domain").key
     for path, key in keys.items():
-        if path.startswith("phase.") and key == keys.get("probe.branch"):
+        if path.startswith("phase.") and key == keys.get("probe.branch") and _runs_a_branch(settings):
             yield f"probe.branch.domain: {key} is also asked in {path}; the branch needs one that no phase asks"
     for name, part in settings.model.mixture.items():
         path = f"model.mixture.{name}"
@@ -158,6 +158,12 @@ def _probe_domain_mistakes(settings: RunSettings) -> Iterator[str]:
                 check_levels(domain, pairs.levels, f"{path}.levels")
         except SettingsError as error:
             yield from error.problems
+
+
+def _runs_a_branch(settings: RunSettings) -> bool:
+    """Whether any boundary has the branch probe."""
+    chosen = [settings.probe.start, *(phase.probes for phase in settings.phase.values())]
+    return any("branch" in expand(settings.probe.probes if names is None else names) for names in chosen)
 
 
 def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -> Iterator[str]:

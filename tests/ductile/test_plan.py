@@ -13,11 +13,13 @@ import pytest
 from ductile.config import (
     BranchSettings,
     DifficultySettings,
+    HeuristicsSettings,
     MixtureSettings,
     ModelSettings,
     PhaseSettings,
     ProbeSettings,
     RunSettings,
+    SelfConditioningSettings,
     SkillSettings,
 )
 from ductile.domains import jsonl, make_domain
@@ -156,6 +158,13 @@ def test_branch_on_a_domain_of_the_plan_is_a_mistake(options: dict[str, Any]) ->
     assert line.startswith("probe.branch.domain: chain_sum") and "is also asked in phase.hard" in line
 
 
+def test_domain_of_a_branch_that_no_boundary_runs_may_be_a_phases() -> None:
+    probe = replace(SETTINGS.probe, probes=("drift",), branch=BranchSettings(domain=SUMS, levels=(4,)))
+    assert changed(phase={"hard": replace(PHASE, domain=SUMS)}, probe=probe) == []
+    [line] = changed(phase={"hard": replace(PHASE, domain=SUMS, probes=("all",))}, probe=probe)
+    assert "is also asked in phase.hard" in line
+
+
 def test_empty_branch_is_no_mistake() -> None:
     assert changed(probe=replace(SETTINGS.probe, branch=BranchSettings())) == []
 
@@ -271,3 +280,34 @@ def test_supervised_branch_needs_something_to_imitate(monkeypatch: pytest.Monkey
     [line] = changed(probe=probe)
     assert line.startswith("probe.branch.modes: sft needs something to imitate, but jsonl(")
     assert changed(probe=replace(probe, branch=replace(branch, modes=("rl",)))) == []
+
+
+def lines_of_probes(**groups: Any) -> list[str]:
+    return changed(probe=replace(SETTINGS.probe, **groups))
+
+
+def test_domains_of_the_probes_that_need_more_of_one_are_of_the_right_kind() -> None:
+    turns = SelfConditioningSettings({"name": "running_sum"})
+    pairs = HeuristicsSettings({"name": "heuristic"})
+    assert lines_of_probes(self_conditioning=turns, heuristics=pairs) == []
+    (line,) = lines_of_probes(self_conditioning=replace(turns, domain={"name": "chain_sum"}))
+    assert line.startswith("probe.self_conditioning.domain: chain_sum(")
+    assert line.endswith("has no turns to ask one after another; allowed: running_sum")
+    (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "chain_sum"}))
+    assert line.startswith("probe.heuristics.domain: chain_sum(")
+    assert line.endswith("has no cue and constraint to take away; allowed: heuristic")
+
+
+def test_turns_and_levels_that_these_probes_cannot_ask_are_named() -> None:
+    turns = SelfConditioningSettings({"name": "running_sum"}, turns=41, injected_turn=99)
+    assert lines_of_probes(self_conditioning=turns) == [
+        "probe.self_conditioning.turns: 41 turns are too many; allowed: 1 to 40",
+        "probe.self_conditioning.injected_turn: 99 turns are too many; allowed: 1 to 40",
+    ]
+    pairs = HeuristicsSettings({"name": "heuristic"}, levels=(1, 4))
+    (line,) = lines_of_probes(heuristics=pairs)
+    assert line.startswith("probe.heuristics.levels[1]: 4 is not a level of heuristic(")
+    (line,) = lines_of_probes(heuristics=replace(pairs, levels=()))
+    assert line == "probe.heuristics.levels: the list is empty; name at least one level"
+    (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "heuristics"}))
+    assert line.startswith("probe.heuristics.domain.name: unknown domain 'heuristics'")

@@ -13,7 +13,7 @@ from rich.console import Console
 from ductile.settings import SettingsError, as_plain
 from jobs.configure import parse, run_settings
 from jobs.probe import _asked
-from jobs.probe_table import metric_rows, print_probes
+from jobs.probe_table import intervals, metric_rows, print_probes
 
 
 def row(phase: str, **metrics: float) -> dict[str, Any]:
@@ -80,3 +80,18 @@ def test_table_shows_both_sides_the_cost_and_the_verdict() -> None:
     text = console.export_text()
     assert "0.8512" in text and "0.25" in text and "20,973" in text
     assert "plasticity of hard: exploration failure (rl_highest 0.01)" in text
+
+
+def test_intervals_stand_beside_their_metrics() -> None:
+    measured = row("base", plasticity__rl_reset__auc_ratio=0.9, heuristic__L1__dominance_occlusion=0.5)
+    measured["metrics"] |= {"plasticity/rl_reset/auc_ratio_low": 0.8, "plasticity/rl_reset/auc_ratio_high": 1.1}
+    measured["tables"]["heuristic_pairs"] = [{"level": 1, "dominance_low": 0.25, "dominance_high": 0.75}]
+    measured["tables"]["injection"] = [{"mode": "direct", "slope_low": None, "slope_high": None}]
+    assert intervals(measured) == {
+        "plasticity/rl_reset/auc_ratio": (0.8, 1.1),
+        "heuristic/L1/dominance_occlusion": (0.25, 0.75),
+    }
+    console = Console(width=120, record=True, file=StringIO())
+    print_probes([measured], console)
+    text = console.export_text()
+    assert "0.9 [0.80, 1.10]" in text and "0.5 [0.25, 0.75]" in text and "ratio_low" not in text

@@ -134,7 +134,8 @@ def _cells(
     for side, suggested in (("with", "B"), ("against", "A")):
         for presence, z in (("present", 1), ("absent", 0)):
             chosen = [n for n, item in enumerate(items) if item.z == z and item.suggested == suggested]
-            accuracy = float(right[chosen].mean()) if chosen else None
+            known = right[chosen][np.isfinite(right[chosen])]
+            accuracy = float(known.mean()) if len(known) else None
             rows.append(
                 {"level": level, "cue": side, "constraint": presence, "items": len(chosen), "accuracy": accuracy}
             )
@@ -160,8 +161,14 @@ def _pairs(
         NO_CONSTRAINT: [domain.problem(item, constraint=False) for item in items],
     }
     all_right, all_b = _ask(context, [problem for problems in forms.values() for problem in problems])
-    right = dict(zip(forms, np.split(all_right, len(forms)), strict=True))  # each: [item, sample]
-    says_b = dict(zip(forms, np.split(all_b, len(forms)), strict=True))
+    by_form = np.stack(np.split(all_right, len(forms)))  # [form, item, sample]
+    # pairs with a completion that could not be judged are left out
+    judged = np.asarray(np.isfinite(by_form).all(axis=(0, 2)))
+    if not judged.any():
+        return {}, []
+    items = [item for item, known in zip(items, judged, strict=True) if known]
+    right = dict(zip(forms, by_form[:, judged], strict=True))  # each: [item, sample]
+    says_b = dict(zip(forms, np.stack(np.split(all_b, len(forms)))[:, judged], strict=True))
     accuracy = {form: values.mean(axis=1) for form, values in right.items()}
     strict = float(right[BASE].all(axis=1).mean())
     p_b = np.stack([_share(says_b[form]) for form in forms])  # [form, item]
@@ -246,13 +253,16 @@ def _sweep(
 
 
 def _ask(context: ProbeContext, problems: Sequence[Problem]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Whether each completion is right, and whether it says B (NaN when it says neither). Both: [problem, sample]."""
+    """Whether each completion is right (NaN when not judged) and says B (NaN for neither). Both: [problem, sample]."""
     samples = context.settings.heuristics.samples
     if not problems:
         return np.zeros((2, 0, samples))[0], np.zeros((0, samples))
     sampling = replace(context.sampling(context.rollout.top_p, STREAM), samples=samples)
     judged = context.judge.judge(context.pool.generate(context.policy, problems, sampling))
-    right = np.array([[(v.reward or 0.0) > SUCCESS for v in group.verdicts] for group in judged], np.float64)
+    right = np.array(
+        [[np.nan if v.reward is None else float(v.reward > SUCCESS) for v in group.verdicts] for group in judged],
+        np.float64,
+    )
     codes = {"A": 0.0, "B": 1.0}
     says_b = np.array([[codes.get(v.answer or "", np.nan) for v in group.verdicts] for group in judged], np.float64)
     return right, says_b

@@ -40,7 +40,7 @@ def sequences(summary: Mapping[str, Any]) -> TextTable:
         tuple(rows),
         "The plan's own phases. Average: after the last one; learning: each right after itself; backward transfer: "
         "from there to the end; forgetting: from the best since. Forward transfer: mean over the phases after the "
-        "first of (AUC - AUC of the phase learned first) / (1 - the latter), with its 95% bootstrap interval."
+        "first of (AUC - AUC of the phase learned first) / (1 - the latter), with a 95% bootstrap interval over seeds."
         + _missing(summary),
     )
 

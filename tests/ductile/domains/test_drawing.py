@@ -83,7 +83,9 @@ def test_another_process_draws_the_same_problems() -> None:
         check=True,
     )
     here = [draw(values, level, "eval", 20, seed=5) for values, level in asked]
-    assert [[Problem(**{**fields, "history": ()}) for fields in problems] for problems in json.loads(done.stdout)] == here
+    assert [
+        [Problem(**{**fields, "history": ()}) for fields in problems] for problems in json.loads(done.stdout)
+    ] == here
 
 
 def test_an_id_names_domain_options_level_split_and_prompt() -> None:

@@ -60,14 +60,19 @@ class Paired:
 
 @dataclass
 class Reader:
-    """A judge that takes the text as the answer; `?` could not be read."""
+    """A judge that takes the text as the answer; `?` could not be read, `!` not be judged."""
 
     def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
         return [
             JudgedGroup(
                 group,
                 tuple(
-                    Verdict(float(c.text == group.problem.answer), "direct", "", None if c.text == "?" else c.text)
+                    Verdict(
+                        None if c.text == "!" else float(c.text == group.problem.answer),
+                        "direct",
+                        "",
+                        c.text if c.text in "AB" else None,
+                    )
                     for c in group.completions
                 ),
             )
@@ -133,7 +138,9 @@ def test_a_policy_that_always_says_b() -> None:
 
 def test_strict_counts_items_that_all_completions_get_right() -> None:
     # the eight conflicting items are 1, 5, 9, ...; two of them are right in one of two completions only
-    metrics = named(measure(lambda problem, sample: "A" if problem.data["name"] in (1, 5) and sample else problem.answer))
+    metrics = named(
+        measure(lambda problem, sample: "A" if problem.data["name"] in (1, 5) and sample else problem.answer)
+    )
     assert metrics["strict"] == 6 / 8
     # without the constraint all are right: A is then the answer
     assert metrics["conservative_bias"] == pytest.approx(1 / 8)
@@ -162,13 +169,22 @@ def test_unreadable_answers_are_wrong_and_in_no_share() -> None:
     assert silent["strict"] == 0.0
 
 
+def test_what_could_not_be_judged_is_not_wrong() -> None:
+    result = measure(lambda problem, sample: "!" if problem.data["name"] == 1 and sample else problem.answer)
+    metrics = named(result)
+    assert metrics["accuracy/cue_against/constraint_present"] == metrics["strict"] == 1.0
+    assert {row["items"] for row in result.tables["heuristic_pairs"]} == {7}  # of eight conflicting items, one is out
+    assert named(measure(lambda problem, sample: "!")) == {}
+
+
 def test_the_sweep_asks_every_item_at_every_cue_and_constraint() -> None:
     rows = measure(right).tables["heuristic_sweep"]
     assert [(row["cue"], row["z"], row["p_b"]) for row in rows] == [
         (0, 0, 0.0), (40, 0, 0.0), (60, 0, 1.0), (99, 0, 1.0), (0, 1, 1.0), (40, 1, 1.0), (60, 1, 1.0), (99, 1, 1.0),
     ]  # fmt: skip
     assert {row["answers"] for row in rows} == {6}
-    assert all(row["dominance_low"] <= row["dominance_logit"] <= row["dominance_high"] for row in rows)
+    ratio = pytest.approx(rows[0]["dominance_logit"])  # the items are alike, so that resampling them changes nothing
+    assert all(row["dominance_low"] == ratio and row["dominance_high"] == ratio for row in rows)
 
 
 def test_logistic_fit_agrees_with_a_general_optimiser() -> None:

@@ -76,7 +76,13 @@ class Resolver:
 
 
 SETTINGS = SelfConditioningSettings(
-    {"name": "counter", "lenient": True}, turns=4, instances=3, rates=(0.0, 1.0), injected_turn=4, bootstrap=50, window=1
+    {"name": "counter", "lenient": True},
+    turns=4,
+    instances=3,
+    rates=(0.0, 1.0),
+    injected_turn=4,
+    bootstrap=50,
+    window=1,
 )
 
 
@@ -201,7 +207,9 @@ def test_injected_mistakes_have_exactly_the_rate_and_grow_with_it() -> None:
 def test_both_modes_ask_for_work_or_not_and_sample_once_with_keys_of_their_own() -> None:
     _, pool, resolver = measure(counts)
     assert resolver.asked == [{"name": "counter", "scratch": True}, {"name": "counter", "scratch": False}]
-    assert {(sampling.samples, sampling.stream) for _, _, sampling in pool.generated} == {(1, "probe/self_conditioning")}
+    assert {(sampling.samples, sampling.stream) for _, _, sampling in pool.generated} == {
+        (1, "probe/self_conditioning")
+    }
 
 
 def test_horizon_interval_and_ideal_stand_in_the_table() -> None:
