@@ -219,7 +219,11 @@ def test_proxy_of_a_folder_needs_a_small_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize("plan", [plan for plan in presets("plan") if plan != "gsm8k"])
 @pytest.mark.parametrize("variant", presets("variant"))
 def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
-    for experiment in presets("experiment"):
+    rotates = plan in (
+        "sequence",
+        "rotate_alone",
+    )  # so does the branch of too_hard: plan.check refuses the two together
+    for experiment in [name for name in presets("experiment") if not (rotates and name == "too_hard")]:
         settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
         assert (settings.plan, settings.variant.name) == (plan, variant)
 
