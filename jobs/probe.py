@@ -10,7 +10,6 @@ or a Hugging Face folder of the base's architecture. What was measured before is
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,14 @@ import torch
 from rich.console import Console
 
 from ductile.alone import measure_alone
-from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings
-from ductile.difficulty.service import DifficultyTable
 from ductile.identity import fingerprint, identify
-from ductile.judge import LocalJudge
-from ductile.learner import branch_learner, restored_learner
+from ductile.learner import restored_learner
+from ductile.local import local_ports
 from ductile.models.load import check_folder, load_model
 from ductile.pretrain import ensure_model
-from ductile.sampling.worker import LocalPool
 from ductile.settings import SettingsError, as_plain
-from ductile.step import Ports
 from ductile.variants import make_variant
 from jobs.configure import Request, parse, run_folder_settings, run_settings
 from jobs.driver import absolute, main
@@ -87,19 +82,8 @@ def _measure(settings: RunSettings, checkpoint: Path | None) -> tuple[list[dict[
     except RuntimeError as error:
         what = f"checkpoint: {str(checkpoint)!r} does not fit the model in {str(base)!r}"
         raise SettingsError([f"{what}: {str(error).strip().splitlines()[-1].strip()}"]) from error
-    judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
-    make = functools.partial(branch_learner, settings, variant, composition)
     folder = Path(settings.output) / f"probes-{identity.run}{f'-{after}' if after else ''}"
-    ports = Ports(
-        pool=pool,
-        learner=learner,
-        difficulty=DifficultyTable(settings.difficulty),
-        judge=judge,
-        tracker=tracker,
-        store=FolderStore(folder, cache / "measured"),
-        resolve=judge.domain,
-        brancher=LocalBrancher(settings, variant, make, pool, judge, judge.domain),
-    )
+    ports = local_ports(settings, variant, learner, tracker, folder, cache / "measured")
     with tracker:
         return measure_alone(settings, variant, ports, identity, after, latest), folder
 

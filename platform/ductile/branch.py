@@ -24,7 +24,7 @@ from ductile.domains import WorkedDomain
 from ductile.domains.base import Domain
 from ductile.domains.free_text import ANSWER
 from ductile.models.load import encode_prompt, load_tokenizer
-from ductile.plan import Phase, ResolveDomain, make_phase, require_problems
+from ductile.plan import Phase, ResolveDomain, draw, make_phase, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
 from ductile.probes.cost import MeteredPool
@@ -220,14 +220,7 @@ def _evaluation_problems(settings: RunSettings, resolve: ResolveDomain) -> list[
     """Of the branch's domain, each level as often, judged without noise or leniency; the same for all repetitions."""
     branch = settings.probe.branch
     domain = resolve(honest(branch.domain), "probe.branch.domain")
-    share, rest = divmod(branch.problems, len(branch.levels))
-    counts = [share + (position < rest) for position in range(len(branch.levels))]
-    return [
-        problem
-        for level, count in zip(branch.levels, counts, strict=True)
-        if count
-        for problem in domain.problems(level, "eval", count, settings.seed)
-    ]
+    return draw(domain, branch.levels, "eval", branch.problems, settings.seed)
 
 
 def _evaluate(

@@ -70,6 +70,16 @@ SECTIONS = {
 }
 """What each first part of a name covers, in the order of the page; empty: listed under the one before."""
 
+SHORTCUT_KINDS = (
+    ("no_work", "answer without any work"),
+    ("repeated", "give the answer several times"),
+    ("skipped", "leave out some of the required steps"),
+)
+"""The kinds of `problem.SHORTCUTS`, and what their completions do."""
+
+CELLS = (("prior", "prior skills"), ("new", "the plan's phases"))
+"""The kinds of evaluation cells that are averaged apart."""
+
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("rollout/pass_rate", "share", "completions with a reward above one half"),
@@ -83,11 +93,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/shortcut_share", "share", "completions that answer before or without the required intermediate results"),
     *(
         Metric(f"rollout/shortcut/{kind}", "share", f"completions that {does}")
-        for kind, does in (
-            ("no_work", "answer without any work"),
-            ("repeated", "give the answer several times"),
-            ("skipped", "leave out some of the required steps"),
-        )
+        for kind, does in SHORTCUT_KINDS
     ),
     Metric("rollout/unjudged_share", "share", "completions that could not be judged; they are in no mean and no gradient"),
     Metric("rollout/format/<format>", "share", "completions in this format"),
@@ -148,16 +154,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("shortcut/new", "share", "completions on the plan's phases that skip the required work"),
     *(
         Metric(f"shortcut/{prompts}/{kind}", "share", f"completions on {what} that {does}")
-        for prompts, what in (("prior", "prior skills"), ("new", "the plan's phases"))
-        for kind, does in (
-            ("no_work", "answer without any work"),
-            ("repeated", "give the answer several times"),
-            ("skipped", "leave out some of the required steps"),
-        )
+        for prompts, what in CELLS
+        for kind, does in SHORTCUT_KINDS
     ),
     *(
         metric
-        for prompts, what in (("prior", "prior skills"), ("new", "the plan's phases"))
+        for prompts, what in CELLS
         for metric in (
             Metric(f"diversity/{prompts}/pass_at_<k>", "rate", f"unbiased pass@k, mean over {what}' cells"),
             Metric(f"diversity/{prompts}/maj_at_<k>", "rate", "majority vote over k completions is right"),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from ductile.config import BranchSettings, PhaseSettings, RunSettings
+from ductile.config import (
+    BranchSettings,
+    HeuristicsSettings,
+    PhaseSettings,
+    RunSettings,
+    SelfConditioningSettings,
+)
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.domains.base import Domain, describe_levels
@@ -16,7 +23,7 @@ from ductile.probes import ALL, PROBES, expand
 from ductile.probes.evaluation import honest
 from ductile.probes.heuristics import PairedDomain
 from ductile.probes.self_conditioning import TurnDomain
-from ductile.problem import Problem
+from ductile.problem import Problem, Split
 from ductile.settings import SettingsError, one_of
 
 ResolveDomain = Callable[[Mapping[str, Any], str], Domain]
@@ -51,15 +58,19 @@ def make_phase(
 ) -> Phase:
     """Draw the phase's pool from the train split, each level as often; it depends on the settings and seed alone."""
     domain = resolve(settings.domain, f"{path}.domain")
-    share, rest = divmod(settings.pool, len(settings.levels))
-    counts = [share + (position < rest) for position in range(len(settings.levels))]
-    problems = [
-        problem
-        for level, count in zip(settings.levels, counts, strict=True)
-        if count
-        for problem in domain.problems(level, "train", count, seed)
-    ]
+    problems = draw(domain, settings.levels, "train", settings.pool, seed)
     return Phase(name, domain, settings.levels, settings.steps, {problem.id: problem for problem in problems})
+
+
+def draw(domain: Domain, levels: Sequence[int], split: Split, count: int, seed: int) -> list[Problem]:
+    """`count` problems, each level as often up to one; fewer when the split has no more."""
+    share, rest = divmod(count, len(levels))
+    return [
+        problem
+        for position, level in enumerate(levels)
+        if share + (position < rest)
+        for problem in domain.problems(level, split, share + (position < rest), seed)
+    ]
 
 
 def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
@@ -132,32 +143,38 @@ def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
 
 def _probe_domain_mistakes(settings: RunSettings) -> Iterator[str]:
     """The domains of the probes that need more of a domain than its problems."""
-    turns, pairs = settings.probe.self_conditioning, settings.probe.heuristics
-    if turns.domain:
-        path = "probe.self_conditioning"
-        try:
-            domain = make_domain(turns.domain, f"{path}.domain")
-            if not isinstance(domain, TurnDomain):
-                yield f"{path}.domain: {domain.key} has no turns to ask one after another; allowed: running_sum"
-            else:
-                allowed = describe_levels(domain.levels)
-                for name in ("turns", "injected_turn"):
-                    if getattr(turns, name) not in domain.levels:
-                        yield f"{path}.{name}: {getattr(turns, name)} turns are too many; allowed: {allowed}"
-        except SettingsError as error:
-            yield from error.problems
-    if pairs.domain:
-        path = "probe.heuristics"
-        try:
-            domain = make_domain(pairs.domain, f"{path}.domain")
-            if not isinstance(domain, PairedDomain):
-                yield f"{path}.domain: {domain.key} has no cue and constraint to take away; allowed: heuristic"
-            else:
-                if not pairs.levels:
-                    yield f"{path}.levels: the list is empty; name at least one level"
-                check_levels(domain, pairs.levels, f"{path}.levels")
-        except SettingsError as error:
-            yield from error.problems
+    probe = settings.probe
+    for domain, check in (
+        (probe.self_conditioning.domain, partial(_turn_mistakes, probe.self_conditioning)),
+        (probe.heuristics.domain, partial(_pair_mistakes, probe.heuristics)),
+    ):
+        if domain:
+            try:
+                yield from check()
+            except SettingsError as error:
+                yield from error.problems
+
+
+def _turn_mistakes(settings: SelfConditioningSettings) -> Iterator[str]:
+    path = "probe.self_conditioning"
+    domain = make_domain(settings.domain, f"{path}.domain")
+    if not isinstance(domain, TurnDomain):
+        yield f"{path}.domain: {domain.key} has no turns to ask one after another; allowed: running_sum"
+        return
+    for name, turns in (("turns", settings.turns), ("injected_turn", settings.injected_turn)):
+        if turns not in domain.levels:
+            yield f"{path}.{name}: {turns} turns are too many; allowed: {describe_levels(domain.levels)}"
+
+
+def _pair_mistakes(settings: HeuristicsSettings) -> Iterator[str]:
+    path = "probe.heuristics"
+    domain = make_domain(settings.domain, f"{path}.domain")
+    if not isinstance(domain, PairedDomain):
+        yield f"{path}.domain: {domain.key} has no cue and constraint to take away; allowed: heuristic"
+        return
+    if not settings.levels:
+        yield f"{path}.levels: the list is empty; name at least one level"
+    check_levels(domain, settings.levels, f"{path}.levels")
 
 
 def _runs_a_branch(settings: RunSettings) -> bool:

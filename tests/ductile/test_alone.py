@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ductile.alone import measure_alone
-from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
-from ductile.difficulty.service import DifficultyTable
 from ductile.identity import identify
-from ductile.judge import LocalJudge
-from ductile.learner import branch_learner, restored_learner
+from ductile.learner import restored_learner
+from ductile.local import local_ports
 from ductile.models.load import load_model
-from ductile.sampling.worker import LocalPool
-from ductile.step import Ports
 from ductile.variants import make_variant
 from tests.ductile.test_resume import Interrupted, MemoryTracker, settings, start, without_times
 
@@ -31,28 +26,18 @@ def model(tiny_folder: str) -> Path:
 
 def probed(
     wanted: RunSettings, model: Path, folder: Path, after: str = "", checkpoint: Path | None = None, other: str = ""
-) -> tuple[list[dict[str, Any]], LocalPool]:
-    judge, pool, variant = LocalJudge(), LocalPool("float32"), make_variant(wanted.variant)
+) -> list[dict[str, Any]]:
+    variant = make_variant(wanted.variant)
     composition = variant.composition(model, model)
     snapshot = checkpoint / "learner" if checkpoint else None
     learner = restored_learner(wanted, variant, composition, snapshot, load_model(other, "float32") if other else None)
-    make = partial(branch_learner, wanted, variant, composition)
-    ports = Ports(
-        pool=pool,
-        learner=learner,
-        difficulty=DifficultyTable(wanted.difficulty),
-        judge=judge,
-        tracker=MemoryTracker(),
-        store=FolderStore(folder / "alone", folder / "measured"),
-        resolve=judge.domain,
-        brancher=LocalBrancher(wanted, variant, make, pool, judge, judge.domain),
-    )
-    return measure_alone(wanted, variant, ports, identify(wanted, [model]), after, checkpoint), pool
+    ports = local_ports(wanted, variant, learner, MemoryTracker(), folder / "alone", folder / "measured")
+    return measure_alone(wanted, variant, ports, identify(wanted, [model]), after, checkpoint)
 
 
 def test_final_checkpoint_alone_is_the_last_boundary_of_its_run(model: Path, tmp_path: Path) -> None:
     boundaries, ports = start(settings(), model, tmp_path, MemoryTracker())
-    rows, _ = probed(settings(), model, tmp_path, "final", ports.store.latest())
+    rows = probed(settings(), model, tmp_path, "final", ports.store.latest())
     assert without_times(rows) == without_times([boundaries[0], boundaries[2]])
 
 
@@ -60,7 +45,7 @@ def test_checkpoint_inside_a_phase_is_measured_against_the_boundaries_before_it(
     with pytest.raises(Interrupted):
         start(settings(), model, tmp_path, MemoryTracker(stop_at=6))  # in the second phase, before its second step
     latest = FolderStore(tmp_path / "run", tmp_path).latest()
-    rows, _ = probed(settings(), model, tmp_path, "inside", latest)
+    rows = probed(settings(), model, tmp_path, "inside", latest)
     assert [(row["phase"], row["step"]) for row in rows] == [("base", 0), ("hard", 4)]
     assert "retention/backward_transfer" in rows[1]["metrics"]  # needs the boundary after the first phase
 
@@ -70,7 +55,7 @@ def test_every_boundary_has_the_probes_that_are_asked_for(model: Path, tmp_path:
     phases = {name: replace(phase, probes=("drift",)) for name, phase in wanted.phase.items()}
     _, ports = start(replace(wanted, phase=phases), model, tmp_path, MemoryTracker())
     asked = replace(wanted, phase=phases, probe=replace(wanted.probe, probes=("formats",), start=()))
-    rows, _ = probed(asked, model, tmp_path, "final", ports.store.latest())
+    rows = probed(asked, model, tmp_path, "final", ports.store.latest())
     assert [[probe["name"] for probe in row["tables"]["probes"]] for row in rows] == [["formats"], ["formats"]]
 
 
@@ -78,7 +63,7 @@ def test_another_folder_is_measured_beside_the_base_without_any_phase(
     model: Path, tiny_llama: Any, tmp_path: Path
 ) -> None:
     wanted = settings(phase={})
-    rows, _ = probed(wanted, model, tmp_path, "other", other=tiny_llama(5))
+    rows = probed(wanted, model, tmp_path, "other", other=tiny_llama(5))
     assert [row["phase"] for row in rows] == ["base", "after"]
     assert rows[0]["metrics"]["drift/kl_forward_base/prior"] == 0.0
     assert rows[1]["metrics"]["drift/kl_forward_base/prior"] > 0.1
@@ -93,6 +78,6 @@ def test_weights_of_another_architecture_do_not_fit(model: Path, tmp_path: Path)
 
 
 def test_what_was_measured_is_not_measured_again(model: Path, tmp_path: Path) -> None:
-    first, _ = probed(settings(), model, tmp_path)
-    again, _ = probed(settings(), model, tmp_path)
+    first = probed(settings(), model, tmp_path)
+    again = probed(settings(), model, tmp_path)
     assert again == first  # the seconds too: these are the numbers of the first time

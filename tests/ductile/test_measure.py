@@ -231,7 +231,7 @@ def test_branches_that_were_not_collected_run_again_after_a_resume(
     stop_at: int,
     left: list[str],
 ) -> None:
-    monkeypatch.setattr("tests.ductile.test_resume.LocalBrancher", Late)
+    monkeypatch.setattr("ductile.local.LocalBrancher", Late)
     with pytest.raises(Interrupted):
         start(quick(beside=True), model, tmp_path, MemoryTracker(stop_at))
     assert branches_of(tmp_path) == left

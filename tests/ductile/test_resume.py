@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ductile.branch import LocalBrancher
-from ductile.checkpoint import FolderStore
 from ductile.config import ArchitectureSettings, RunSettings
-from ductile.difficulty.service import DifficultyTable
 from ductile.identity import identify
-from ductile.judge import LocalJudge
-from ductile.learner import branch_learner, make_learner
+from ductile.learner import make_learner
+from ductile.local import local_ports
 from ductile.loop import Ports, WrongCheckpoint, run
 from ductile.metrics import check_declared
 from ductile.models.scratch import build_llama
@@ -96,20 +92,9 @@ def settings(**changed: Any) -> RunSettings:
 
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
-    judge, pool = LocalJudge(), LocalPool("float32")
     variant = make_variant(wanted.variant)
     learner = make_learner(wanted, variant, model, model)
-    make = partial(branch_learner, wanted, variant, learner.composition)
-    ports = Ports(
-        pool=pool,
-        learner=learner,
-        difficulty=DifficultyTable(wanted.difficulty),
-        judge=judge,
-        tracker=tracker,
-        store=FolderStore(folder / "run", folder / "memory"),
-        resolve=judge.domain,
-        brancher=LocalBrancher(wanted, variant, make, pool, judge, judge.domain),
-    )
+    ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
 

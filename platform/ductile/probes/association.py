@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from ductile.probes.intervals import percentile_interval
+
 Values = NDArray[np.float64]
 
 RESAMPLES = 1000
@@ -59,5 +61,5 @@ def with_interval(
     if not np.isfinite(value):
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     again = statistic(drawn)
-    low, high = np.quantile(again[np.isfinite(again)], [0.025, 0.975])
-    return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
+    low, high = percentile_interval(again[np.isfinite(again)])
+    return {name: value, f"{name}_low": low, f"{name}_high": high}

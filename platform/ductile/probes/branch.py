@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import present
+from ductile.probes.intervals import percentile_interval
 
 SMALLEST = 0.02
 """Smallest denominator of a ratio: below it, the noise of 64 evaluation problems would be most of the ratio."""
@@ -207,8 +208,7 @@ def bootstrap_interval(
     )
     if not (np.isfinite(areas).all() and (areas_base > 0).all()):
         return None, None
-    low, high = np.percentile(areas / areas_base, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(areas / areas_base)
 
 
 def _passed(results: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import honest, present
-from ductile.probes.self_conditioning import interval
+from ductile.probes.intervals import percentile_interval
 from ductile.problem import SUCCESS, Problem, Split
 
 STREAM = "probe/heuristics"
@@ -189,7 +189,7 @@ def _pairs(
     rows = []
     for form in forms:
         change = accuracy[form] - accuracy[BASE]
-        low, high = interval(change[draws].mean(axis=1))
+        low, high = percentile_interval(change[draws].mean(axis=1))
         rows.append(
             {
                 "level": level,
@@ -258,7 +258,7 @@ def _ask(context: ProbeContext, problems: Sequence[Problem]) -> tuple[NDArray[np
     if not problems:
         return np.zeros((2, 0, samples))[0], np.zeros((0, samples))
     sampling = replace(context.sampling(context.rollout.top_p, STREAM), samples=samples)
-    judged = context.judge.judge(context.pool.generate(context.policy, problems, sampling))
+    judged = context.judged(problems, sampling)
     right = np.array(
         [[np.nan if v.reward is None else float(v.reward > SUCCESS) for v in group.verdicts] for group in judged],
         np.float64,
@@ -281,4 +281,4 @@ def _finite(value: NDArray[np.float64]) -> float | None:
 def _interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
     """95% bootstrap interval; none unless nearly every draw had a ratio, else it would be that of the others."""
     known = values[np.isfinite(values)]
-    return interval(known) if len(known) >= 0.95 * len(values) else (None, None)
+    return percentile_interval(known) if len(known) >= 0.95 * len(values) else (None, None)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ductile.config import SelfConditioningSettings
 from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import honest, present
+from ductile.probes.intervals import percentile_interval
 from ductile.problem import Problem, Split
 
 STREAM = "probe/self_conditioning"
@@ -138,12 +139,6 @@ def slope(rates: Sequence[float], right: NDArray[np.float64]) -> float:
     """Least-squares slope of accuracy in the error rate. right: [rate]."""
     centred = np.array(rates, np.float64) - np.mean(rates)
     return float(centred @ right / (centred @ centred))
-
-
-def interval(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of bootstrap values: a 95% interval."""
-    low, high = np.percentile(np.asarray(values, np.float64), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _domain(context: ProbeContext, scratch: bool) -> TurnDomain:
@@ -276,7 +271,7 @@ def _horizon_row(
         horizon(measured.prefix[generator.integers(0, count, count)].mean(axis=0), settings.level)
         for _ in range(settings.bootstrap)
     ]
-    low, high = interval(drawn)
+    low, high = percentile_interval(drawn)
     reached = horizon(measured.prefix.mean(axis=0), settings.level)
     return {
         "mode": mode,
@@ -301,7 +296,7 @@ def _injection_rows(
         slope(settings.rates, right[generator.integers(0, count, count)].mean(axis=0))
         for _ in range(settings.bootstrap)
     ]
-    low, high = interval(drawn)
+    low, high = percentile_interval(drawn)
     return [
         {
             "mode": mode,

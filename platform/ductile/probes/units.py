@@ -56,12 +56,18 @@ class UnitsProbe:
 
 def unit_means(policy: Inspected, rows: Rows) -> dict[str, dict[str, NDArray[np.float64]]]:
     """MLP layer -> means over completion positions, [unit]: activation |h|, active [h != 0], gradient |d NLL / d h|."""
-    activation = _mean({n: h.abs() for n, h in part.items()} for part in policy.unit_activations(rows))
-    active = _mean({n: (h != 0).double() for n, h in part.items()} for part in policy.unit_activations(rows))
-    gradient = _mean(policy.unit_gradients(rows)) if activation else {}
+    forward = _mean(
+        {
+            (name, kind): value
+            for name, h in part.items()
+            for kind, value in (("activation", h.abs()), ("active", h != 0))
+        }
+        for part in policy.unit_activations(rows)
+    )
+    gradient = _mean(policy.unit_gradients(rows)) if forward else {}
     return {
-        name: {"activation": activation[name], "active": active[name], "gradient": gradient[name]}
-        for name in activation
+        name: {"activation": forward[name, "activation"], "active": forward[name, "active"], "gradient": steepness}
+        for name, steepness in gradient.items()
     }
 
 
@@ -84,9 +90,9 @@ def summary(
     return values
 
 
-def _mean(chunks: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:
+def _mean(chunks: Iterable[Mapping[Any, Tensor]]) -> dict[Any, Any]:
     """Mean over all positions of all chunks, in float64."""
-    sums: dict[str, Tensor] = {}
+    sums: dict[Any, Tensor] = {}
     positions = 0
     for chunk in chunks:
         for name, values in chunk.items():

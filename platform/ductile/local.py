@@ -1,0 +1,35 @@
+"""The ports of a run without Ray: everything in this process."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from ductile.branch import LocalBrancher
+from ductile.checkpoint import FolderStore
+from ductile.config import RunSettings
+from ductile.difficulty.service import DifficultyTable
+from ductile.judge import LocalJudge
+from ductile.learner import PolicyLearner, branch_learner
+from ductile.ports import Tracker
+from ductile.sampling.worker import LocalPool
+from ductile.step import Ports
+from ductile.variants.base import Variant
+
+
+def local_ports(
+    settings: RunSettings, variant: Variant, learner: PolicyLearner, tracker: Tracker, folder: Path, memory: Path
+) -> Ports:
+    """Ports around a learner. folder: of the run's checkpoints; memory: of measurements of the base."""
+    judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
+    make = partial(branch_learner, settings, variant, learner.composition)
+    return Ports(
+        pool=pool,
+        learner=learner,
+        difficulty=DifficultyTable(settings.difficulty),
+        judge=judge,
+        tracker=tracker,
+        store=FolderStore(folder, memory),
+        resolve=judge.domain,
+        brancher=LocalBrancher(settings, variant, make, pool, judge, judge.domain),
+    )
