@@ -74,7 +74,7 @@ def _measure(settings: RunSettings, checkpoint: Path | None) -> tuple[list[dict[
     latest, after, start = None, "", None
     if checkpoint is not None and (checkpoint / "settings.json").is_file():
         latest = _latest(checkpoint)
-        after = fingerprint([latest / "learner" / "weights.safetensors"])
+        after = fingerprint([latest / "learner" / f"{name}.safetensors" for name in ("weights", "phase_start")])
     elif checkpoint is not None:
         after, start = fingerprint(sorted(checkpoint.glob("*.safetensors"))), load_model(str(checkpoint), "float32")
     try:

@@ -11,7 +11,7 @@ from ductile.branch import Branches
 from ductile.config import RunSettings
 from ductile.identity import Identity
 from ductile.measure import Measure
-from ductile.plan import make_plan
+from ductile.plan import Plan, make_plan
 from ductile.ports import PolicyRef
 from ductile.state import State
 from ductile.step import Ports, publish
@@ -35,7 +35,9 @@ def measure_alone(
     """
     settings = _everywhere(settings)
     branches = Branches(settings.probe.branch, ports.brancher, ports.store, identity.start)
-    measure = Measure(settings, variant, make_plan(settings, ports.resolve), ports, branches)
+    # What no loop saved is at the end of no phase.
+    plan = make_plan(settings, ports.resolve) if checkpoint else Plan(settings.plan, ())
+    measure = Measure(settings, variant, plan, ports, branches)
     composition = ports.learner.composition
 
     def kept(state: State, policy: PolicyRef, key: str) -> None:
@@ -53,8 +55,11 @@ def measure_alone(
     if checkpoint is not None:
         stand = json.loads((checkpoint / "state.json").read_text())["state"]
         over = stand["phase"] + (stand["step"] > 0)  # a phase that goes on counts as the one that is looked at
+        if not over:  # written before the first step: the base itself
+            return state.boundaries
         state.boundaries += stand["boundaries"][1:over]
         state.total, state.phase_version = stand["total"], stand["phase_version"]
+        after = f"{after}-{over}-{state.total}"  # silent steps leave the weights as they were
     kept(state, publish(ports.pool, ports.learner), f"probes-{identity.run}-{after}")
     return [state.boundaries[0], state.boundaries[-1]]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ductile import __version__
 from ductile.config import RunSettings
+from ductile.probes import PROBES
 from ductile.settings import as_plain
 
 ELSEWHERE = ("name", "output", "cache", "tracking", "cluster", "checkpoint_every")
@@ -43,6 +44,7 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
     values["probe"]["branch"].pop("beside")  # who runs the branches, not what they measure
     values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
     values["version"] = __version__
+    values["probes"] = {name: probe.version for name, probe in PROBES.items()}  # what was measured before meant another
     start = {name: value for name, value in values.items() if name not in ("plan", "phase")}
     return Identity(_hash(values), _hash(start))
 

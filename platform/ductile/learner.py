@@ -46,13 +46,14 @@ def restored_learner(
     Raises `RuntimeError` when the weights do not fit the composition's trainable member.
     """
     objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
-    if snapshot is None or settings.learner.workers > 1:
-        start = model.state_dict() if model is not None else None
-        if snapshot is not None:
-            start = load_file(snapshot / "weights.safetensors")
-        return PolicyLearner(settings, composition, objective, lr, start)
-    learner = PolicyLearner(settings, composition, objective, lr)
-    learner.load(snapshot)
+    if snapshot is None:
+        return PolicyLearner(settings, composition, objective, lr, None if model is None else model.state_dict())
+    if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
+        learner = PolicyLearner(settings, composition, objective, lr, load_file(snapshot / "weights.safetensors"))
+        learner._recall(snapshot)
+    else:
+        learner = PolicyLearner(settings, composition, objective, lr)
+        learner.load(snapshot)
     return learner
 
 
@@ -151,10 +152,14 @@ class PolicyLearner:
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
         self._engine.load(folder)
+        self._recall(folder)
+        self._weights = self._engine.weights()
+
+    def _recall(self, folder: Path) -> None:
+        """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
         self._take_anchor()
         self.version = json.loads((folder / "learner.json").read_text())["version"]
-        self._weights = self._engine.weights()
 
     def _take_anchor(self) -> None:
         if self._anchor and self._objective.anchor == "phase_start":

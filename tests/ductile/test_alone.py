@@ -81,3 +81,46 @@ def test_what_was_measured_is_not_measured_again(model: Path, tmp_path: Path) ->
     first = probed(settings(), model, tmp_path)
     again = probed(settings(), model, tmp_path)
     assert again == first  # the seconds too: these are the numbers of the first time
+
+
+def test_folder_that_no_loop_saved_is_at_the_end_of_no_phase(model: Path, tiny_llama: Any, tmp_path: Path) -> None:
+    rows = probed(settings(), model, tmp_path, "other", other=tiny_llama(5))
+    assert [row["phase"] for row in rows] == ["base", "after"]
+    assert "retention_new/easy/L2" in rows[1]["metrics"]  # the plan's problems are asked all the same
+    assert not any("_start" in name.split("/")[1] for name in rows[1]["metrics"] if name.startswith("drift/"))
+
+
+def test_checkpoint_from_before_the_first_step_is_the_base(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        start(settings(), model, tmp_path, MemoryTracker(stop_at=1))
+    latest = FolderStore(tmp_path / "run", tmp_path).latest()
+    assert [row["phase"] for row in probed(settings(), model, tmp_path, "first", latest)] == ["base"]
+
+
+def test_checkpoints_with_equal_weights_are_told_apart_by_where_they_stand(model: Path, tmp_path: Path) -> None:
+    silent = settings(objective={}, learner={"engine": "torch", "lr": 1e-3})  # an untrained model solves nothing
+    with pytest.raises(Interrupted):
+        start(silent, model, tmp_path, MemoryTracker(stop_at=3))
+    store = FolderStore(tmp_path / "run", tmp_path)
+    before = probed(silent, model, tmp_path, "same", store.latest())
+    start(silent, model, tmp_path, MemoryTracker())
+    after = probed(silent, model, tmp_path, "same", store.latest())
+    assert [rows[1]["phase"] for rows in (before, after)] == ["easy", "hard"]
+
+
+def test_snapshot_of_several_workers_keeps_its_start_of_the_phase(model: Path, tmp_path: Path) -> None:
+    _, ports = start(settings(), model, tmp_path, MemoryTracker())
+    latest = ports.store.latest()
+    assert latest is not None
+    variant = make_variant(settings().variant)
+    composition = variant.composition(model, model)
+    several = replace(settings(), learner=replace(settings().learner, workers=2))
+    alone, one_of_two = (
+        restored_learner(each, variant, composition, latest / "learner") for each in (settings(), several)
+    )
+    assert one_of_two.version == alone.version == 5
+    for name, weights in alone.phase_start_weights().items():
+        assert weights.equal(one_of_two.phase_start_weights()[name])
+    assert any(not w.equal(one_of_two.weights()[name]) for name, w in one_of_two.phase_start_weights().items())
+    for name, weights in alone.weights().items():
+        assert weights.equal(one_of_two.weights()[name])

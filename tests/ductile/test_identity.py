@@ -9,6 +9,7 @@ import pytest
 
 from ductile.config import ClusterSettings, PhaseSettings, ProbeSettings, RunSettings, SkillSettings
 from ductile.identity import identify
+from ductile.probes import PROBES
 
 
 @pytest.fixture
@@ -44,6 +45,15 @@ def test_where_results_go_and_who_works_make_no_other_run(model: Path) -> None:
 )
 def test_anything_that_matters_makes_another_run(model: Path, changed: RunSettings) -> None:
     assert identify(changed, [model]).run != identify(SETTINGS, [model]).run
+
+
+def test_probe_whose_numbers_mean_something_else_makes_another_run(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identify(SETTINGS, [model])
+    monkeypatch.setattr(PROBES["branch"], "version", 99)
+    after = identify(SETTINGS, [model])
+    assert (after.run != before.run, after.start != before.start) == (True, True)
 
 
 def test_plans_share_the_untouched_beginning(model: Path) -> None:

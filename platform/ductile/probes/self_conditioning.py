@@ -129,7 +129,11 @@ def horizon(prefix: NDArray[np.float64], level: float) -> int:
 
 
 def ideal_horizon(step: float, level: float) -> int | None:
-    """ceil(ln s / ln p) for a constant step accuracy p; None without end (p = 1)."""
+    """ceil(ln s / ln p) for a constant step accuracy p, as the paper idealises it; None without end (p = 1).
+
+    That is the first turn whose prefix accuracy p^t is at most s; the last one with at least s is one less, but where
+    p^t meets s exactly.
+    """
     if step >= 1:
         return None
     return math.ceil(math.log(level) / math.log(step)) if step > 0 else 0
