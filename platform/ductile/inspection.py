@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ductile.inspected import GradientNorms, HiddenStates, Rows
 from ductile.models.compose import ComposedPolicy, position_ids
-from ductile.probes.base import GradientNorms, HiddenStates, Rows
 from ductile.rl.batch import Batch, Padded, Row, micro_batches, pad_rows
 from ductile.rl.kl import token_entropy
 from ductile.rl.objective import Objective, micro_loss

@@ -91,7 +91,7 @@ class RolloutPool(Protocol):
         """Exact KL between p and q on the given completions (see `Divergence`)."""
 
     def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
-        """What `measure` says of the loaded policy (`probes.base.Inspected`), where the policy is.
+        """What `measure` says of the loaded policy (`inspected.Inspected`), where the policy is.
 
         `measure` is sent there: a function of a module, or a `functools.partial` of one. It returns plain values or
         NumPy arrays, and may be called again when a call is lost.

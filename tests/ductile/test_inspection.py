@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ductile import inspection
+from ductile.inspected import Rows
 from ductile.inspection import LoadedPolicy, output_projections
-from ductile.probes.base import Rows
 from ductile.rl.batch import Batch, Row
 from ductile.rl.objective import Objective
 from tests.ductile.probes.tiny import gpt2, llama, neox, opt, proxy, random_rows, single

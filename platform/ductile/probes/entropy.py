@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ductile.probes.base import Inspected, ProbeContext, Rows
+from ductile.inspected import Inspected, Rows
+from ductile.probes.base import ProbeContext
 from ductile.problem import Group
 
 

@@ -6,7 +6,8 @@ same tokens, so that a difference in what a network does with them is the networ
 
 from __future__ import annotations
 
-from ductile.probes.base import ProbeContext, Rows
+from ductile.inspected import Rows
+from ductile.probes.base import ProbeContext
 from ductile.probes.evaluation import cells, interleaved
 
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ductile.inspected import GradientNorms, Inspected
 from ductile.metrics import segment
-from ductile.probes.base import GradientNorms, Inspected, ProbeContext, ProbeResult
+from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import Cell, interleaved
 from ductile.problem import JudgedGroup, Problem
 

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from ductile.config import SkillSettings
+from ductile.inspected import Inspected, Rows
 from ductile.metrics import segment
 from ductile.probes.association import Values, auc, resamples, spearman, with_interval, within_spearman
-from ductile.probes.base import Inspected, ProbeContext, ProbeResult, Rows
+from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import present
 from ductile.probes.sparsity_measures import MEASURES
 from ductile.problem import SUCCESS

@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ductile.probes.base import Inspected, ProbeContext, ProbeResult, Rows
+from ductile.inspected import Inspected, Rows
+from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.frozen import frozen_rows
 
 TAUS = (0.01, 0.025, 0.1)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ductile.probes.base import Inspected, ProbeContext, ProbeResult, Rows
+from ductile.inspected import Inspected, Rows
+from ductile.probes.base import ProbeContext, ProbeResult
 from ductile.probes.evaluation import present
 from ductile.probes.frozen import frozen_rows
 

@@ -12,9 +12,9 @@ import torch
 from scipy.stats import spearmanr
 
 from ductile.config import ProbeSettings, SkillSettings, SparsitySettings
+from ductile.inspected import HiddenStates, Rows
 from ductile.metrics import check_declared
 from ductile.ports import PolicyRef, Sampling
-from ductile.probes.base import HiddenStates, Rows
 from ductile.probes.sparsity import Items, SparsityProbe, prompt_states, relate, sample_items, shift
 from ductile.problem import Group, Problem
 from tests.ductile.probes.fakes import POLICY, FakePool, context

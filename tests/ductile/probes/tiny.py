@@ -18,10 +18,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ductile.inspected import Rows
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy
 from ductile.ports import Composition, Member
-from ductile.probes.base import Rows
 
 VOCABULARY = 11
 SHARED = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
