@@ -71,9 +71,9 @@ def continual(grid: Grid) -> Figure | None:
         axes[-1][column].set_xlabel("RL step")
     shown = sorted({position for plan in plans for found in curves[plan].values() for position, _ in found})
     figure.legend(
-        handles=[Line2D([], [], label=f"task of phase {position + 1}", **_task_style(position)) for position in shown],
+        handles=[Line2D([], [], label=f"phase {position + 1}'s task", **_task_style(position)) for position in shown],
         loc="outside upper center",
-        ncols=min(5, len(shown)),
+        ncols=min(5, 2 * len(plans), len(shown)),  # a panel is as wide as two of them
         handlelength=2.8,
     )
     return figure
