@@ -68,6 +68,12 @@ class ModelSettings:
     )
     pretrain: PretrainSettings = setting(PretrainSettings, "how they are trained")
     mixture: Mapping[str, MixtureSettings] = setting(dict, "what they are trained on, by name")
+    instructed: float = setting(
+        0.0, "share of the mixture that is asked with an instruction that names the format", low=0, high=1
+    )
+    examples: float = setting(
+        0.0, "share of the mixture that is asked after one or two worked examples in the same format", low=0, high=1
+    )
     dtype: str = setting("float32", "number format of the weights", choices=("float32", "bfloat16"))
 
 
@@ -104,6 +110,19 @@ class RolloutSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters as the only trainable part (LoRA, arXiv 2106.09685)."""
+
+    rank: int = setting(0, "rank of the adapters; 0: none, every weight is trained", low=0)
+    alpha: float = setting(16.0, "their output is scaled by alpha / rank", above=0)
+    switch: str = setting(
+        "carry",
+        "at a phase switch: carry them on, merge them into the weights and begin new ones, or reset them",
+        choices=("carry", "merge", "reset"),
+    )
+
+
+@dataclass(frozen=True)
 class LearnerSettings:
     """How the policy's weights are updated."""
 
@@ -119,6 +138,7 @@ class LearnerSettings:
     precision: str = setting("fp32", "number format of forward and backward", choices=("fp32", "bf16"))
     threads: int = setting(1, "torch threads of each learner worker", low=1)
     max_failures: int = setting(3, "how often a run whose workers died starts again from its checkpoint", low=0)
+    lora: LoraSettings = setting(LoraSettings, "low-rank adapters as the only trainable part")
 
     def check(self) -> Iterator[str]:
         if len(self.betas) != 2:
@@ -131,8 +151,44 @@ class ObjectiveSettings:
 
     advantage: str = setting(
         "std",
-        "group baseline: std (GRPO), no_std (Dr.GRPO's advantage), leave_one_out (RLOO)",
-        choices=("std", "no_std", "leave_one_out"),
+        "std (GRPO), no_std (Dr.GRPO's), leave_one_out (RLOO), batch_std (group mean, batch deviation), batch_whitened "
+        "(REINFORCE++ baseline), length_weighted (OPO), best_of_group (pass@k), psr, nsr, w_reinforce",
+        choices=(
+            "std",
+            "no_std",
+            "leave_one_out",
+            "batch_std",
+            "batch_whitened",
+            "length_weighted",
+            "best_of_group",
+            "psr",
+            "nsr",
+            "w_reinforce",
+        ),
+    )
+    positive_weight: float | None = setting(None, "w_reinforce: weight of the successes (lambda); unset: 0.1", above=0)
+    std_floor: float = setting(0.0, "std: the group's standard deviation counts as at least so much", low=0)
+    std_prior: float = setting(
+        0.0, "std: so many completions' worth of a standard deviation of 0.5 are added to the group's (kappa)", low=0
+    )
+    advantage_cap: float | None = setting(None, "advantages are cut to [-cap, cap]", above=0)
+    confidence_shrink: bool = setting(
+        False, "multiply a group's advantages by 4 p (1 - p), p the Beta(1, 1) posterior mean of its pass rate"
+    )
+    min_successes: int = setting(1, "successes below which a group's successes are not learned from", low=1)
+    dynamic_sampling: str = setting(
+        "off",
+        "groups without gradient: off keeps them in the average, drop leaves them out, refill asks other problems",
+        choices=("off", "drop", "refill"),
+    )
+    refill_rounds: int = setting(10, "refill: most rounds of sampling in a step", low=1)
+    loss: str = setting(
+        "clip",
+        "clip (PPO), cispo (clipped weight, gradient kept), gspo (clipped ratio of the whole completion)",
+        choices=("clip", "cispo", "gspo"),
+    )
+    dual_clip: float | None = setting(
+        None, "clip: bound of the ratio where the advantage is negative (dual clip)", above=1
     )
     clip_low: float = setting(0.2, "lower clip of the importance ratio: 1 - clip_low", low=0, high=1)
     clip_high: float = setting(0.2, "upper clip of the importance ratio: 1 + clip_high", low=0)
@@ -149,13 +205,130 @@ class VariantSettings:
     """How the policy is composed and updated. Options that a variant does not use must stay unset."""
 
     name: str = setting("parameter_only", "the variant's name")
-    kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor in the loss", above=0)
-    kl_estimator: str | None = setting(
-        None, "low_drift: estimator of the KL; k1 has no gradient in expectation as a loss term", choices=("k2", "k3")
-    )
-    anchor: str | None = setting(None, "low_drift: what the policy stays close to", choices=("base", "phase_start"))
-    alpha: float | None = setting(None, "proxy: weight of expert minus anti-expert in logit space", above=0)
+    label: str = setting("", "what tables and plots call it; empty: the preset's name in a comparison, else its own")
     lr: float | None = setting(None, "learning rate of this variant, in place of learner.lr", above=0)
+
+    kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor", above=0)
+    kl_estimator: str | None = setting(
+        None,
+        "low_drift: estimator of the KL; k1 belongs into the reward, k3+ (k3 with the gradient of k2) into the loss",
+        choices=("k1", "k2", "k3", "k3+"),
+    )
+    kl_place: str | None = setting(None, "low_drift: where the KL goes; unset: the loss", choices=("loss", "reward"))
+    kl_target: float | None = setting(
+        None, "low_drift: KL in nats a token that the coefficient is adapted to; unset: it is fixed", above=0
+    )
+    kl_horizon: float | None = setting(
+        None, "low_drift: completions over which the coefficient adapts; unset: 10000", above=0
+    )
+    anchor: str | None = setting(
+        None,
+        "low_drift: what the policy stays close to; prior_data: what it answered on data.prior and on earlier phases "
+        "when they ended",
+        choices=("base", "phase_start", "ema", "prior_data"),
+    )
+    ema_decay: float | None = setting(
+        None, "low_drift: share of the anchor ema that stays at each step; unset: 0.99", above=0, high=1
+    )
+    l2_init: float | None = setting(None, "low_drift: strength of the pull of all weights to the base", above=0)
+    ewc: float | None = setting(
+        None,
+        "low_drift: strength of the pull to the weights at the end of earlier phases, by Fisher information",
+        above=0,
+    )
+
+    alpha: float | None = setting(
+        None, "proxy: weight of expert minus anti-expert in logit space; self_proxy: of the trained copy", above=0
+    )
+    alpha_end: float | None = setting(
+        None, "proxy, self_proxy: alpha at the plan's last step, reached in equal parts; unset: alpha", above=0
+    )
+    memory: str | None = setting(
+        None,
+        "proxy, at a phase switch: one expert goes on (sequential), a fresh one for each domain, a fresh one on top of "
+        "the sum of the earlier ones, or the policy is distilled into the base; unset: sequential",
+        choices=("sequential", "fresh", "sum", "distil"),
+    )
+    distil_steps: int | None = setting(None, "proxy: optimizer steps of a distillation; unset: 40", low=1)
+
+    contexts: int | None = setting(None, "fast_slow: contexts that a problem's completions are spread over (K)", low=1)
+    evolve_every: int | None = setting(None, "fast_slow: RL steps between two rounds of evolution (T)", low=1)
+    evolve_calls: int | None = setting(None, "fast_slow: most completions that a round of evolution may judge", low=1)
+    reflector: str | None = setting(
+        None,
+        "fast_slow: what proposes contexts; vocabulary: instructions of the formats and the policy's own worked "
+        "examples; model: a language model at reflector_url",
+        choices=("vocabulary", "model"),
+    )
+    reflector_url: str | None = setting(None, "fast_slow: OpenAI-compatible address of the reflector model")
+    reflector_model: str | None = setting(None, "fast_slow: name of the reflector model there")
+    prefix_tokens: int | None = setting(None, "fast_prefix: trainable embeddings before each prompt of a domain", low=1)
+    fast_rank: int | None = setting(None, "fast_lora: rank of each domain's adapters", low=1)
+    fast_lr: float | None = setting(None, "fast_prefix, fast_lora: learning rate of the fast part", above=0)
+
+    restart: bool | None = setting(
+        None, "expert_iteration: every phase's training begins from the base again; unset: it goes on"
+    )
+
+
+@dataclass(frozen=True)
+class SwitchSettings:
+    """What is done to the policy between two phases, after the boundary is measured; branches begin with it too."""
+
+    optimizer: str = setting("carry", "the optimizer's state", choices=("carry", "reset"))
+    fusion: float | None = setting(
+        None, "base fusion: share of the trained weights in their average with the base", low=0, high=1
+    )
+    shrink: float | None = setting(None, "shrink and perturb: factor on every weight", above=0, high=1)
+    perturb: float | None = setting(
+        None, "shrink and perturb: standard deviation of the noise added to every weight", above=0
+    )
+    redo: float | None = setting(
+        None, "ReDo: units of the MLPs whose activity is at most so many times their layer's mean begin anew", low=0
+    )
+    utility_reset: float | None = setting(
+        None,
+        "continual backprop's reset: share of each MLP's units, those of least utility, that begin anew",
+        above=0,
+        high=1,
+    )
+    problems: int = setting(32, "problems of the ended phase whose completions show what the units do", low=1)
+
+
+@dataclass(frozen=True)
+class SkillSettings:
+    """A skill: a domain at some levels."""
+
+    domain: Mapping[str, Any] = setting(dict, "the domain and its options")
+    levels: tuple[int, ...] = setting((1,), "its levels")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a step asks beside the problems that selection takes from the phase's pool, and how it asks them."""
+
+    prior: Mapping[str, SkillSettings] = setting(
+        dict, "skills that the base had before the plan, by name, for replay and for the anchor prior_data"
+    )
+    replay: float = setting(
+        0.0, "share of each step's problems that are from data.prior and from earlier phases", low=0, high=1
+    )
+    review: float = setting(
+        0.0, "share of a reviewing step's problems that are mastered ones of this phase", low=0, high=1
+    )
+    review_every: int = setting(5, "steps between two reviewing steps", low=1)
+    mastered: float = setting(0.9, "pass rate at its last visit from which a problem is mastered", above=0, high=1)
+    hint: float = setting(
+        0.0, "share of a worked solution that is given with each problem at the phase's start", low=0, high=1
+    )
+    hint_end: float = setting(0.0, "and at the end of the hints", low=0, high=1)
+    hint_steps: int | None = setting(None, "steps over which it falls; unset: the whole phase", low=1)
+    ladder: tuple[int, ...] = setting(
+        (), "easier levels of the phase's domain that are asked first, rising; empty: the phase's own at once"
+    )
+    ladder_rate: float = setting(0.6, "pass rate at which the next level is asked", above=0, high=1)
+    defer_after: int = setting(0, "visits without a success after which a problem is deferred; 0: never", low=0)
+    defer_steps: int = setting(10, "steps for which it is deferred", low=1)
 
 
 @dataclass(frozen=True)
@@ -187,14 +360,6 @@ class DifficultySettings:
                 yield f"{name}: {list(getattr(self, name))} must be two numbers"
         if len(self.band) == 2 and self.band[0] >= self.band[1]:
             yield f"band: {list(self.band)}: low must be below high (did you swap them?)"
-
-
-@dataclass(frozen=True)
-class SkillSettings:
-    """A skill that is measured at every phase boundary."""
-
-    domain: Mapping[str, Any] = setting(dict, "the domain and its options")
-    levels: tuple[int, ...] = setting((1,), "levels to measure")
 
 
 @dataclass(frozen=True)
@@ -327,6 +492,9 @@ class ProbeSettings:
     gradient_groups: int = setting(32, "groups that the gradients probe samples from the phase's problems", low=1)
     self_conditioning: SelfConditioningSettings = setting(SelfConditioningSettings, "the self-conditioning probe")
     heuristics: HeuristicsSettings = setting(HeuristicsSettings, "the heuristics probe")
+    alphas: tuple[float, ...] = setting(
+        (0.0, 0.25, 0.5, 0.75, 1.0), "the alphas probe: values of alpha that a composed policy is measured at", low=0
+    )
 
 
 @dataclass(frozen=True)
@@ -362,6 +530,8 @@ class RunSettings:
     objective: ObjectiveSettings = setting(ObjectiveSettings, "the policy-gradient objective")
     learner: LearnerSettings = setting(LearnerSettings, "how the weights are updated")
     difficulty: DifficultySettings = setting(DifficultySettings, "which problems are asked")
+    data: DataSettings = setting(DataSettings, "what is asked beside them, and how")
+    switch: SwitchSettings = setting(SwitchSettings, "what is done to the policy between two phases")
     probe: ProbeSettings = setting(ProbeSettings, "what is measured at phase boundaries")
     checkpoint_every: int = setting(10, "steps between checkpoints; phase boundaries always have one", low=1)
     output: str = setting("runs", "folder of checkpoints, reports and the MLflow database")

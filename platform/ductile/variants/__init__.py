@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
@@ -29,8 +29,8 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
         raise SettingsError([one_of(f"{path}.name", settings.name, VARIANTS, "variant")])
     kind: Callable[..., Variant] = VARIANTS[settings.name]
     used = {field.name for field in fields(VARIANTS[settings.name])}
-    required = used - {"lr"}
-    given = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "name"}
+    required = {field.name for field in fields(VARIANTS[settings.name]) if field.default is MISSING}
+    given = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in ("name", "label")}
     problems = [
         f"{path}.{name}: {settings.name} needs it; set it, or start from the preset variant={settings.name}"
         for name in sorted(required)
@@ -42,7 +42,7 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     ]
     if problems:
         raise SettingsError(problems)
-    return kind(**{name: given[name] for name in used})
+    return kind(**{name: given[name] for name in used if given[name] is not None})
 
 
 def _users(option: str) -> list[str]:

@@ -22,10 +22,10 @@ from ductile.variants.base import policy_gradient_batch
 class LowDrift:
     """The policy is the base itself. The KL term acts on silent groups too: they pull it back to the anchor."""
 
-    lr: float | None
     kl: float
     kl_estimator: str
     anchor: str
+    lr: float | None = None
 
     needs_expert = False
 

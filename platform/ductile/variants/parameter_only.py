@@ -18,7 +18,7 @@ from ductile.variants.base import policy_gradient_batch
 class ParameterOnly:
     """The policy is the base itself."""
 
-    lr: float | None
+    lr: float | None = None
 
     needs_expert = False
 

@@ -25,8 +25,8 @@ from ductile.variants.base import policy_gradient_batch
 class Proxy:
     """Base, expert and anti-expert; three forward passes a token, counted in `budget/forward_tokens`."""
 
-    lr: float | None
     alpha: float
+    lr: float | None = None
 
     needs_expert = True
 
