@@ -85,6 +85,8 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     import torch
 
     from ductile.branch import LocalBrancher
+    from ductile.contexts import make_contexts
+    from ductile.course import Course
     from ductile.judge import LocalJudge
     from ductile.learner import branch_learner, make_learner
     from ductile.loop import Ports, run
@@ -107,11 +109,14 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     else:  # on every rank, as the learner is
         make = functools.partial(branch_learner, settings, variant, learner.composition)
         brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
+    difficulty = port(DifficultyClient(actor) if actor is not None else None)
     ports = Ports(
         pool=port(spec.pool),
         learner=learner,
-        difficulty=port(DifficultyClient(actor) if actor is not None else None),
+        difficulty=difficulty,
         judge=port(judge),
+        course=Course(settings, difficulty, judge.domain),
+        contexts=port(make_contexts(settings, spec.pool, judge)),
         tracker=port(spec.tracker),
         store=FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share),
         resolve=judge.domain,

@@ -2,8 +2,8 @@
 
     snapshot -> learner -> steps of RL, or of supervised learning on worked solutions -> pass rates of the same problems
 
-Needs no run: `Branches(settings.probe.branch, LocalBrancher(...), store, key).measured(folder)` measures the plasticity
-of any snapshot (a folder that `Learner.save` wrote) beside that of the fresh base, for `probes.branch.plasticity`.
+Needs no run: `Branches(settings.probe.branch, LocalBrancher(...), store, key).measured(folder, phase)` measures the
+plasticity of any snapshot (a folder that `Learner.save` wrote) beside that of the fresh base, for `probes.branch.plasticity`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ductile.config import BranchSettings, RunSettings
+from ductile.contexts import make_contexts
+from ductile.course import Course
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import WorkedDomain
 from ductile.domains.base import Domain
 from ductile.domains.free_text import ANSWER
-from ductile.models.load import encode_prompt, load_tokenizer
+from ductile.models.load import encode_problem, load_tokenizer
 from ductile.plan import Phase, ResolveDomain, draw, make_phase, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
@@ -33,6 +35,7 @@ from ductile.problem import DIRECT, SUCCESS, JudgedGroup, Problem
 from ductile.randomness import same_randomness
 from ductile.rl.batch import Batch, Row
 from ductile.step import StepPorts, publish, train_step
+from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
 
 STREAM = "probe/branch"
@@ -60,9 +63,15 @@ def branch_probe(
     phase = make_phase("branch", branch, settings.seed, resolve, "probe.branch")
     require_problems(phase, settings.rollout.groups, "probe.branch")
     table = DifficultyTable(settings.difficulty)
-    table.start_phase(list(phase.pool))
-    learner.start_phase()
-    ports = StepPorts(pool, learner, table, judge)
+    course, contexts = Course(settings, table, resolve), make_contexts(settings, pool, judge)
+    ports = StepPorts(pool, learner, table, judge, course, contexts)
+    if request.ended is not None:
+        path = f"phase.{request.ended}"
+        ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
+        switch(settings, variant, ended, switch_stream(ended.name), ports)
+    learner.start_phase(phase.domain.key)
+    course.start_phase(phase, ())
+    contexts.start_phase(phase)
     problems = _evaluation_problems(settings, resolve)
     keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
@@ -124,28 +133,28 @@ class Branches:
         self._handles: dict[BranchRequest, Any] = {}
         self._known: dict[BranchRequest, Mapping[str, Any]] = {}
 
-    def submit(self, snapshot: Path | None) -> None:
+    def submit(self, snapshot: Path | None, ended: str | None) -> None:
         """Begin every branch of the snapshot, and those of the base that are not known."""
-        for _, request in self._requests(snapshot):
+        for _, request in self._requests(snapshot, ended):
             if request not in self._handles and self._recall(request) is None:
                 self._handles[request] = self._brancher.submit(request)
 
-    def measured(self, snapshot: Path | None) -> Arms:
+    def measured(self, snapshot: Path | None, ended: str | None) -> Arms:
         """The results by arm: those of the snapshot (`now`) and of the base, one for each repetition."""
-        self.submit(snapshot)
+        self.submit(snapshot, ended)
         arms: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-        for (arm, side), request in self._requests(snapshot):
+        for (arm, side), request in self._requests(snapshot, ended):
             arms.setdefault(arm, {}).setdefault(side, []).append(self._result(request))
         return arms
 
-    def _requests(self, snapshot: Path | None) -> Iterator[tuple[tuple[str, str], BranchRequest]]:
+    def _requests(self, snapshot: Path | None, ended: str | None) -> Iterator[tuple[tuple[str, str], BranchRequest]]:
         """((arm, side), request). The base has no optimizer to carry: its branches are those of a fresh one."""
         folder = None if snapshot is None else str(snapshot)
         for mode in self._settings.modes:
             for optimizer in self._settings.optimizers:
                 for repetition in range(self._settings.seeds):
                     base = BranchRequest(None, mode, "reset", repetition)
-                    now = base if folder is None else BranchRequest(folder, mode, optimizer, repetition)
+                    now = base if folder is None else BranchRequest(folder, mode, optimizer, repetition, ended)
                     yield (arm_name(mode, optimizer), "now"), now
                     yield (arm_name(mode, optimizer), "base"), base
 
@@ -185,7 +194,7 @@ def worked_rows(
     rows = []
     for number, problem in enumerate(problems, start=first):
         text = _solution(domain, problem, number)
-        prompt = encode_prompt(tokenizer, problem.prompt, problem.history)
+        prompt = encode_problem(tokenizer, problem)
         completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         rows.append((np.array(prompt, np.int32), np.array(completion, np.int32)))
     return rows

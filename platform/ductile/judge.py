@@ -26,6 +26,8 @@ class LocalJudge:
         judged = []
         for group in groups:
             domain = self._domains[group.problem.domain]
-            verdicts = tuple(domain.judge(group.problem, completion.text) for completion in group.completions)
+            verdicts = tuple(
+                domain.judge(group.problem, group.problem.hint + completion.text) for completion in group.completions
+            )
             judged.append(JudgedGroup(group, verdicts))
         return judged

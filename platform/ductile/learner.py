@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ductile.engines import make_engine
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import check_same_tokenizer
 from ductile.ports import BranchRequest, Composition
+from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
@@ -131,10 +134,34 @@ class PolicyLearner:
         """The trainable member's state dict after the last update, on the CPU. Not to be written to."""
         return self._weights
 
-    def start_phase(self) -> None:
+    def start_phase(self, domain: str) -> None:
         """Keep what the weights are now; take them as the anchor, where that is the objective's."""
         self._phase_start = self._weights
         self._take_anchor()
+
+    def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
+        """See `ports.Learner.penalties`."""
+        return None
+
+    def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
+        """See `ports.Learner.experts`."""
+        return {}
+
+    def prefixes(self) -> Mapping[str, tuple[int, ...]]:
+        """See `ports.Learner.prefixes`."""
+        return {}
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See `ports.Learner.set_weights`."""
+        raise NotImplementedError
+
+    def reset_optimizer(self) -> None:
+        """See `ports.Learner.reset_optimizer`."""
+        raise NotImplementedError
+
+    def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
+        """See `ports.Learner.clear_moments`."""
+        raise NotImplementedError
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""

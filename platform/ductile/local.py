@@ -8,6 +8,8 @@ from pathlib import Path
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
+from ductile.contexts import make_contexts
+from ductile.course import Course
 from ductile.difficulty.service import DifficultyTable
 from ductile.judge import LocalJudge
 from ductile.learner import PolicyLearner, branch_learner
@@ -22,12 +24,15 @@ def local_ports(
 ) -> Ports:
     """Ports around a learner. folder: of the run's checkpoints; memory: of measurements of the base."""
     judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
+    difficulty = DifficultyTable(settings.difficulty)
     make = partial(branch_learner, settings, variant, learner.composition)
     return Ports(
         pool=pool,
         learner=learner,
-        difficulty=DifficultyTable(settings.difficulty),
+        difficulty=difficulty,
         judge=judge,
+        course=Course(settings, difficulty, judge.domain),
+        contexts=make_contexts(settings, pool, judge),
         tracker=tracker,
         store=FolderStore(folder, memory),
         resolve=judge.domain,

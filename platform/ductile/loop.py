@@ -19,6 +19,7 @@ from ductile.ports import Tracker
 from ductile.schedule import due_steps
 from ductile.state import State, WrongCheckpoint, resume, save
 from ductile.step import Ports, publish, train_step
+from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
 
 __all__ = ["Ports", "State", "WrongCheckpoint", "run", "train_step"]
@@ -44,8 +45,13 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
         save(ports, state, identity)
     for phase in plan.phases[state.phase :]:
         if state.step == 0:
-            ports.learner.start_phase()
-            ports.difficulty.start_phase(list(phase.pool))
+            if state.phase:
+                ended = plan.phases[state.phase - 1]
+                ports.tracker.metrics(switch(settings, variant, ended, switch_stream(ended.name), ports), state.total)
+                policy = publish(ports.pool, ports.learner)
+            ports.learner.start_phase(phase.domain.key)
+            ports.course.start_phase(phase, plan.phases[: state.phase])
+            ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ductile.branch import Branches
 from ductile.config import RunSettings
+from ductile.deployed import DeployedPool
 from ductile.metrics import check_declared
 from ductile.plan import Plan
-from ductile.ports import PolicyRef
+from ductile.ports import PolicyRef, RolloutPool
 from ductile.probes import ProbeContext, ProbeResult, expand, run_probes
 from ductile.probes.branch import Arms, plasticity
+from ductile.probes.evaluation import honest
 from ductile.randomness import same_randomness
 from ductile.schedule import boundary_probes
 from ductile.state import State, drop_done, snapshot_name
 from ductile.step import Ports
 from ductile.variants.base import Variant
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -65,13 +69,13 @@ class Measure:
         """Submit again what an earlier process submitted and did not collect."""
         drop_done(self.ports, state.pending)
         for boundary in state.pending:
-            self.branches.submit(self._snapshot(boundary))
+            self.branches.submit(*self._begin(boundary))
 
     def complete(self, state: State, save: Callable[[], None]) -> None:
         """Wait for the branches beside the run, boundary by boundary, and add what they measured to its row."""
         while state.pending:
             boundary = state.pending[0]
-            arms = self.branches.measured(self._snapshot(boundary))
+            arms = self.branches.measured(*self._begin(boundary))
             settings = self.settings
             result = plasticity(arms, settings.probe.branch.threshold, settings.rollout.group_size, settings.seed)
             check_declared(result.metrics)
@@ -90,22 +94,29 @@ class Measure:
         if boundary:
             self.ports.store.snapshot(snapshot_name(boundary), self.ports.learner.save)
         if self.settings.probe.branch.beside:
-            self.branches.submit(self._snapshot(boundary))
+            self.branches.submit(*self._begin(boundary))
             state.pending.append(boundary)
             return None
-        arms = self.branches.measured(self._snapshot(boundary))
+        arms = self.branches.measured(*self._begin(boundary))
         drop_done(self.ports, state.pending)
         return arms
 
-    def _snapshot(self, boundary: int) -> Path | None:
-        """At boundary 0 there is none: it is the untouched base, whatever the plan."""
-        return self.ports.store.find_snapshot(snapshot_name(boundary)) if boundary else None
+    def _begin(self, boundary: int) -> tuple[Path | None, str | None]:
+        """Where the branches of a boundary begin: snapshot and name of the phase that ended, where one did.
+
+        At boundary 0 there is none: it is the untouched base, whatever the plan.
+        """
+        if not boundary:
+            return None, None
+        phases = self.plan.phases
+        ended = phases[boundary - 1].name if boundary <= len(phases) else None
+        return self.ports.store.find_snapshot(snapshot_name(boundary)), ended
 
     def _context(self, state: State, policy: PolicyRef, phase: int | None, branch: Any) -> ProbeContext:
         settings, variant, ports = self.settings, self.variant, self.ports
         phases = tuple(settings.phase.items())
         return ProbeContext(
-            pool=ports.pool,
+            pool=self._deployed(policy),
             judge=ports.judge,
             resolve=ports.resolve,
             policy=policy,
@@ -122,6 +133,27 @@ class Measure:
             batch=lambda judged: variant.batch(judged, settings),
             objective=variant.objective(settings.objective),
         )
+
+    def _deployed(self, policy: PolicyRef) -> RolloutPool:
+        """The pool in which the policy answers each domain with the expert, context and prefix that it has for it."""
+        learner, pool = self.ports.learner, self.ports.pool
+        measured = {phase.domain.key: self._measured_key(phase.name) for phase in self.plan.phases}
+
+        def of_measured(values: Mapping[str, T]) -> dict[str, T]:
+            return {measured.get(key, key): value for key, value in values.items()}
+
+        experts = {
+            key: PolicyRef(composition, None if weights is None else pool.publish(weights), policy.version)
+            for key, (composition, weights) in learner.experts().items()
+        }
+        contexts, prefixes = self.ports.contexts.deployed(), learner.prefixes()
+        if not (experts or contexts or prefixes):
+            return pool
+        return DeployedPool(pool, policy, of_measured(experts), of_measured(contexts), of_measured(prefixes))
+
+    def _measured_key(self, phase: str) -> str:
+        """The key of the domain that a phase's skill is measured on: without label noise and leniency."""
+        return self.ports.resolve(honest(self.settings.phase[phase].domain), f"phase.{phase}.domain").key
 
     def _phase_start(self, state: State, phase: int) -> PolicyRef:
         """The policy at the start of a phase, published once."""

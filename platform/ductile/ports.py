@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ductile.problem import Group, JudgedGroup, Problem
 
 T = TypeVar("T")
@@ -110,8 +113,32 @@ class Learner(Protocol):
     def weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict, on the CPU."""
 
-    def start_phase(self) -> None:
-        """Called at the start of each phase: what the weights are then is kept, and an anchor there is taken."""
+    def start_phase(self, domain: str) -> None:
+        """Called at the start of each phase: what the weights are then is kept, and an anchor there is taken.
+
+        domain: the key of the domain that the phase asks.
+        """
+
+    def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
+        """For each group, [completion], what is taken off the rewards before advantages; None where nothing is."""
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Go on from another state dict of the trainable member; the optimizer's state stays."""
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's state."""
+
+    def clear_moments(self, masks: Mapping[str, Any]) -> None:
+        """Set the optimizer's moments to 0 where a mask is True. masks: parameter name -> bool tensor of its shape."""
+
+    def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Any] | None]]:
+        """Domain key -> composition and trainable weights that answer it, where that is not the policy of the moment.
+
+        Weights None: as the composition's folders have them.
+        """
+
+    def prefixes(self) -> Mapping[str, tuple[int, ...]]:
+        """Domain key -> token ids of the soft prefix that its problems are asked with."""
 
     def phase_start_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""
@@ -131,12 +158,15 @@ class BranchRequest:
     mode:       rl, or sft (worked solutions)
     optimizer:  reset, or carried: with the snapshot's optimizer state
     repetition: from 0; another one asks the same problems in another order and samples anew
+    ended:      name of the phase that ended at the snapshot: the branch begins with the switch after it (`switch.py`);
+                None where no phase did
     """
 
     snapshot: str | None
     mode: str
     optimizer: str
     repetition: int
+    ended: str | None = None
 
 
 class Brancher(Protocol):

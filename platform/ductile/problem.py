@@ -5,7 +5,7 @@ Torch-free on purpose: the difficulty actor and the tracker import it without pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,6 +37,10 @@ class Problem:
     `domain` is the key of the `Domain` that made it and can judge it (`Domain.key`).
     `data` holds what that domain's judge needs beyond the answer; plain JSON values only.
     `history`: the turns before the prompt, each what was asked and what was answered; empty for a single turn.
+
+    How it is asked: `context` names the context (`contexts.context`) and is part of the key of its samples' random
+    numbers; `instruction` stands before everything; `prefix` holds the ids of a soft prefix, before all other tokens;
+    `hint` is the beginning of the answer, given after the prompt and judged with the completion.
     """
 
     id: str
@@ -46,11 +50,16 @@ class Problem:
     answer: str
     data: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[tuple[str, str], ...] = ()
+    context: str = ""
+    instruction: str = ""
+    hint: str = ""
+    prefix: tuple[int, ...] = ()
 
     @property
     def transcript(self) -> str:
-        """The earlier turns and the prompt as one text, as a model without a chat template reads them."""
-        return "".join(asked + answered for asked, answered in self.history) + self.prompt
+        """Everything that is given as one text, as a model without a chat template reads it."""
+        turns = "".join(asked + answered for asked, answered in self.history)
+        return self.instruction + turns + self.prompt + self.hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +129,19 @@ class JudgedGroup:
     def rewards(self) -> NDArray[np.float64]:
         """[completion] float64, NaN where the completion could not be judged."""
         return np.array([np.nan if v.reward is None else v.reward for v in self.verdicts], np.float64)
+
+
+def by_problem(judged: Sequence[JudgedGroup]) -> list[list[JudgedGroup]]:
+    """The groups of each problem together, in the order of their first one: a problem may be asked in several contexts.
+
+    They share one baseline, and count as one group in every statistic.
+    """
+    pooled: dict[str, list[JudgedGroup]] = {}
+    for group in judged:
+        pooled.setdefault(group.group.problem.id, []).append(group)
+    return list(pooled.values())
+
+
+def pooled_rewards(groups: Sequence[JudgedGroup]) -> NDArray[np.float64]:
+    """[completion] float64, the rewards of all groups of one problem, NaN where a completion could not be judged."""
+    return np.concatenate([group.rewards for group in groups])

@@ -53,6 +53,8 @@ def save(ports: Ports, state: State, identity: Identity) -> None:
             "fingerprint": identity.run,
             "state": asdict(state),
             "difficulty": ports.difficulty.snapshot(),
+            "course": ports.course.snapshot(),
+            "contexts": ports.contexts.snapshot(),
             "tracker": ports.tracker.position(),
         }
         write_text(folder / "state.json", json.dumps(document))
@@ -73,4 +75,6 @@ def resume(ports: Ports, identity: Identity) -> State:
         )
     ports.learner.load(folder / "learner")
     ports.difficulty.restore(document["difficulty"])
+    ports.course.restore(document["course"])
+    ports.contexts.restore(document["contexts"])
     return State(**document["state"])

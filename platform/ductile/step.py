@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ductile.config import RunSettings
+from ductile.contexts import ContextPool
+from ductile.contexts.context import with_prefixes
+from ductile.course import Course
 from ductile.plan import Phase, ResolveDomain
 from ductile.ports import (
     Brancher,
@@ -21,7 +21,6 @@ from ductile.ports import (
     Store,
     Tracker,
 )
-from ductile.problem import SUCCESS, JudgedGroup
 from ductile.rl.statistics import group_statistics
 from ductile.variants.base import Variant
 
@@ -34,6 +33,8 @@ class StepPorts:
     learner: Learner
     difficulty: DifficultyService
     judge: Judge
+    course: Course
+    contexts: ContextPool
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,29 @@ def train_step(
     step: int,
     budget: dict[str, int],
 ) -> tuple[PolicyRef, dict[str, float]]:
-    """Select, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics."""
+    """Ask, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics."""
     rollout, started = settings.rollout, time.monotonic()
-    ids = ports.difficulty.select(rollout.groups, step, settings.seed)
-    problems = [phase.pool[id] for id in ids]
-    sampling = Sampling(
-        settings.seed, stream, rollout.group_size, rollout.max_tokens, rollout.temperature, rollout.top_p
-    )
-    groups = ports.pool.generate(policy, problems, sampling)
+    evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
+    problems = ports.course.ask(phase, step, settings.seed)
+    asked = with_prefixes(ports.contexts.ask(problems, stream), ports.learner.prefixes())
+    samples = rollout.group_size // (settings.variant.contexts or 1)
+    sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
+    groups = ports.pool.generate(policy, asked, sampling)
     sampled = time.monotonic()
     judged = ports.judge.judge(groups)
-    metrics = group_statistics(judged, settings.objective.advantage)
-    metrics |= ports.learner.update(variant.batch(judged, settings))
+    metrics = evolved | group_statistics(judged, settings.objective.advantage)
+    metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
-    metrics |= ports.difficulty.observe(_successes(judged), step)
+    metrics |= ports.course.observe(judged, step)
+    ports.contexts.observe(judged)
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
-    spent = {
+    of_step = {
         "completions": sum(len(group.completions) for group in groups),
         "sampled_tokens": tokens,
         "forward_tokens": tokens * len(policy.composition.members),
         "trained_tokens": int(metrics["learner/tokens"]),
     }
-    for name, value in spent.items():
+    for name, value in ((name, value + spent.get(name, 0)) for name, value in of_step.items()):
         budget[name] = budget.get(name, 0) + value
         metrics[f"budget/{name}"] = float(budget[name])
     metrics["rollout/seconds"] = sampled - started
@@ -89,12 +91,3 @@ def train_step(
 def publish(pool: RolloutPool, learner: Learner) -> PolicyRef:
     """The learner's policy of the moment, ready to be sampled from."""
     return PolicyRef(learner.composition, pool.publish(learner.weights()), learner.version)
-
-
-def _successes(judged: Sequence[JudgedGroup]) -> dict[str, tuple[int, int]]:
-    """Problem id -> (successes, judged completions); a reward above one half is a success."""
-    counts = {}
-    for group in judged:
-        rewards = group.rewards[~np.isnan(group.rewards)]
-        counts[group.group.problem.id] = (int((rewards > SUCCESS).sum()), len(rewards))
-    return counts

@@ -190,23 +190,23 @@ SETTINGS = BranchSettings(DOMAIN, modes=("rl", "sft"), optimizers=("reset", "car
 def test_base_runs_once_for_each_mode_and_repetition_and_is_kept_for_later_runs(tmp_path: Path) -> None:
     store, brancher = FolderStore(tmp_path / "run", tmp_path / "memory"), Counting()
     branches = Branches(SETTINGS, brancher, store, "start")
-    arms = branches.measured(None)
+    arms = branches.measured(None, None)
     assert brancher.asked == [BranchRequest(None, m, "reset", n) for m in ("rl", "sft") for n in (0, 1)]
     assert arms["rl_carried"]["now"] == arms["rl_reset"]["base"] and len(arms["rl_reset"]["now"]) == 2
-    branches.measured(None)
-    Branches(SETTINGS, brancher, store, "start").measured(None)
+    branches.measured(None, None)
+    Branches(SETTINGS, brancher, store, "start").measured(None, None)
     assert len(brancher.asked) == 4
-    Branches(SETTINGS, brancher, store, "other").measured(None)
+    Branches(SETTINGS, brancher, store, "other").measured(None, None)
     assert len(brancher.asked) == 8
 
 
 def test_snapshot_is_compared_with_the_base_of_its_mode_and_repetition(tmp_path: Path) -> None:
     store, brancher = FolderStore(tmp_path / "run", tmp_path / "memory"), Counting()
     branches = Branches(SETTINGS, brancher, store, "start")
-    branches.submit(tmp_path)
-    branches.submit(tmp_path)  # a second time, as after a resume in the same process
+    branches.submit(tmp_path, None)
+    branches.submit(tmp_path, None)  # a second time, as after a resume in the same process
     assert len(brancher.asked) == 8 + 4
-    arms = branches.measured(tmp_path)
+    arms = branches.measured(tmp_path, None)
     assert len(brancher.asked) == 8 + 4
     assert list(arms) == ["rl_reset", "rl_carried", "sft_reset", "sft_carried"]
     for arm, sides in arms.items():
@@ -221,7 +221,7 @@ def test_plasticity_of_a_snapshot_needs_no_run(bench: Callable[..., Bench], tmp_
     learner = made.make(BranchRequest(None, "sft", "reset", 0))
     learner.save(tmp_path / "snapshot")  # the base itself
     store = FolderStore(tmp_path / "run", tmp_path / "memory")
-    arms = Branches(made.settings.probe.branch, made.local(), store, "key").measured(tmp_path / "snapshot")
+    arms = Branches(made.settings.probe.branch, made.local(), store, "key").measured(tmp_path / "snapshot", None)
     for sides in arms.values():
         now, base = ([{**each, "seconds": 0} for each in sides[side]] for side in ("now", "base"))
         assert now == base

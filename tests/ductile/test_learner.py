@@ -177,10 +177,10 @@ def test_low_drift_learner_at_its_anchor_is_not_moved_by_silent_groups(make: Mak
 def anchor_distances(learner: PolicyLearner) -> list[float]:
     """`kl_anchor` of updates 2 to 4, a new phase having begun before updates 2 and 4."""
     learner.update(batch_of(learner, "a"))
-    learner.start_phase()
+    learner.start_phase("domain")
     found = [learner.update(batch_of(learner, "b"))["learner/kl_anchor"]]
     found.append(learner.update(batch_of(learner, "c"))["learner/kl_anchor"])
-    learner.start_phase()
+    learner.start_phase("domain")
     return [*found, learner.update(batch_of(learner, "d"))["learner/kl_anchor"]]
 
 
@@ -228,7 +228,7 @@ def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_ru
     run.save(tmp_path)
     branch = branch_of(run, tmp_path)
     assert same(branch.weights(), before)
-    branch.start_phase()
+    branch.start_phase("domain")
     branch.update(second)
     assert not same(branch.weights(), before)
     assert same(run.weights(), before) and run.version == 1
@@ -252,7 +252,7 @@ def test_learner_that_was_saved_and_loaded_goes_on_as_if_it_never_stopped(
 ) -> None:
     run = make(variant)
     run.update(batch_of(run, "a"))
-    run.start_phase()
+    run.start_phase("domain")
     run.update(batch_of(run, "b"))
     run.save(tmp_path / "checkpoint")
     resumed = make(variant)
@@ -302,7 +302,7 @@ def test_weights_at_the_start_of_the_phase_survive_a_checkpoint(
     assert same(run.phase_start_weights(), first)
     run.update(batch_of(run, "a"))
     assert same(run.phase_start_weights(), first)
-    run.start_phase()
+    run.start_phase("domain")
     second = copied(run.weights())
     run.update(batch_of(run, "b"))
     run.save(tmp_path)

@@ -12,6 +12,8 @@ import pytest
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
+from ductile.contexts import NoContexts
+from ductile.course import Course
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import make_domain
 from ductile.domains.base import split_of
@@ -23,6 +25,7 @@ from ductile.ports import Composition, Member, PolicyRef, Sampling
 from ductile.problem import Group, JudgedGroup, Problem
 from ductile.rl.batch import Batch
 from ductile.settings import SettingsError, build
+from ductile.variants.base import Penalties
 from ductile.variants.parameter_only import ParameterOnly
 from tests.ductile.probes.fakes import COMPOSITION, Answers, FakeJudge, FakePool
 
@@ -77,8 +80,17 @@ class CountingLearner:
     def weights(self) -> Mapping[str, Any]:
         return {"version": self.version}
 
-    def start_phase(self) -> None:
+    def start_phase(self, domain: str) -> None:
         self.started = self.version
+
+    def penalties(self, judged: Sequence[JudgedGroup]) -> None:
+        return None
+
+    def prefixes(self) -> Mapping[str, tuple[int, ...]]:
+        return {}
+
+    def experts(self) -> Mapping[str, Any]:
+        return {}
 
     def phase_start_weights(self) -> Mapping[str, Any]:
         return {"version": self.started}
@@ -129,9 +141,9 @@ class KeepingVariant(ParameterOnly):
 
     kept: list[list[JudgedGroup]] = field(default_factory=list)
 
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings) -> Batch:
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         self.kept.append(list(judged))
-        return super().batch(judged, settings)
+        return super().batch(judged, settings, penalties)
 
 
 def half(problem: Problem, sample: int) -> str:
@@ -166,10 +178,13 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
     def make(answers: Answers = half, composition: Composition = COMPOSITION) -> Bench:
         calls: list[str] = []
         pool, learner, tracker = PublishingPool(answers), CountingLearner(composition), Tracker()
+        difficulty: Any = Called("difficulty", DifficultyTable(SETTINGS.difficulty), calls)
         ports = Ports(
             pool=Called("pool", pool, calls),  # type: ignore[arg-type]
             learner=Called("learner", learner, calls),  # type: ignore[arg-type]
-            difficulty=Called("difficulty", DifficultyTable(SETTINGS.difficulty), calls),  # type: ignore[arg-type]
+            difficulty=difficulty,
+            course=Course(SETTINGS, difficulty, make_domain),
+            contexts=NoContexts(),
             judge=Called("judge", FakeJudge(), calls),  # type: ignore[arg-type]
             tracker=tracker,
             store=FolderStore(tmp_path / "run", tmp_path / "memory"),
@@ -193,8 +208,10 @@ def test_step_selects_samples_judges_updates_publishes_and_observes(bench: Calla
     one_step(made, PolicyRef(COMPOSITION, ("published", 0), 0), {})
     assert made.calls == [
         "difficulty.select",
+        "learner.prefixes",
         "pool.generate",
         "judge.judge",
+        "learner.penalties",
         "learner.update",
         "learner.weights",
         "pool.publish",

@@ -258,9 +258,9 @@ def test_every_group_that_was_sampled_is_learned_from(model, tmp_path, monkeypat
     sizes = []
     original = ParameterOnly.batch
 
-    def batch(self: ParameterOnly, judged: Any, wanted: RunSettings) -> Any:
+    def batch(self: ParameterOnly, judged: Any, wanted: RunSettings, penalties: Any) -> Any:
         sizes.append([len(group.verdicts) for group in judged])
-        return original(self, judged, wanted)
+        return original(self, judged, wanted, penalties)
 
     monkeypatch.setattr(ParameterOnly, "batch", batch)
     tight = {"easy": {**TWO_PHASES["phase"]["easy"], "pool": 3}}  # every step asks the whole pool

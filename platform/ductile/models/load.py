@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
+from ductile.problem import Problem
 from ductile.settings import SettingsError
 
 disable_progress_bar()  # a bar for each loaded model would bury the job's own display
@@ -35,25 +36,24 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, history: Sequence[tuple[str, str]] = ()
-) -> list[int]:
-    """Token ids of a prompt after earlier turns: by the tokenizer's chat template, or joined as plain text without one.
+def encode_problem(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list[int]:
+    """Token ids of everything that a problem gives: by the tokenizer's chat template, or as plain text without one.
 
-    history: what was asked and what was answered, turn by turn; empty for a prompt on its own.
+    In a chat template the instruction is the system message, the history are earlier turns, and a hint begins the
+    answer. A soft prefix comes before all of it.
     """
-    if tokenizer.chat_template:
-        roles = [("user", "assistant")] * len(history)
-        turns = [
-            {"role": role, "content": text}
-            for names, texts in zip(roles, history, strict=True)
-            for role, text in zip(names, texts, strict=True)
-        ]
-        text = tokenizer.apply_chat_template(
-            [*turns, {"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return list(tokenizer("".join(asked + answered for asked, answered in history) + prompt)["input_ids"])
+    if not tokenizer.chat_template:
+        return [*problem.prefix, *tokenizer(problem.transcript)["input_ids"]]
+    system = [{"role": "system", "content": problem.instruction}] if problem.instruction else []
+    turns = [
+        {"role": role, "content": text}
+        for asked, answered in problem.history
+        for role, text in (("user", asked), ("assistant", answered))
+    ]
+    text = tokenizer.apply_chat_template(
+        [*system, *turns, {"role": "user", "content": problem.prompt}], tokenize=False, add_generation_prompt=True
+    )
+    return [*problem.prefix, *tokenizer(str(text) + problem.hint, add_special_tokens=False)["input_ids"]]
 
 
 def check_folder(path: str, setting: str) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ductile.models.compose import ComposedPolicy, Decoder, position_ids
-from ductile.models.load import encode_prompt
+from ductile.models.load import encode_problem
 from ductile.ports import Sampling
 from ductile.problem import Completion, Group, Problem
 
@@ -57,12 +57,12 @@ def sample(
 
     Raises `ValueError` for a prompt of no tokens: there is nothing that the first token could follow.
     """
-    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, problem.history)) for problem in problems]
+    prompts = [tuple(encode_problem(tokenizer, problem)) for problem in problems]
     for problem, prompt in zip(problems, prompts, strict=True):
         if not prompt:
             raise ValueError(f"{problem.id}: its prompt has no tokens")
     requests = [
-        _Request(group, number, prompt, uniforms(sampling, problem.id, number))
+        _Request(group, number, prompt, uniforms(sampling, _key(problem), number))
         for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True))
         for number in range(sampling.samples)
     ]
@@ -93,11 +93,11 @@ def sample(
     ]
 
 
-def uniforms(sampling: Sampling, problem_id: str, number: int) -> NDArray[np.float64]:
+def uniforms(sampling: Sampling, key: str, number: int) -> NDArray[np.float64]:
     """[max_tokens] float64 in [0, 1): the random numbers of one completion."""
-    text = f"{sampling.seed}/{sampling.stream}/{problem_id}/{number}"
-    key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).random(sampling.max_tokens)
+    text = f"{sampling.seed}/{sampling.stream}/{key}/{number}"
+    words = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), np.uint64)
+    return np.random.Generator(np.random.Philox(key=words)).random(sampling.max_tokens)
 
 
 def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
@@ -116,6 +116,11 @@ def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
     cumulative = probabilities.cumsum(dim=-1)
     target = u.unsqueeze(-1) * cumulative[:, -1:]
     return (cumulative <= target).sum(dim=-1).clamp(max=logps.shape[-1] - 1)
+
+
+def _key(problem: Problem) -> str:
+    """Names a problem in its context: copies in several contexts get numbers of their own."""
+    return f"{problem.id}@{problem.context}" if problem.context else problem.id
 
 
 def _parts(requests: Sequence[_Request]) -> list[list[_Request]]:

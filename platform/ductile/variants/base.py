@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition
@@ -16,6 +17,9 @@ from ductile.rl.advantages import group_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
+
+Penalties = Sequence[NDArray[np.float64]] | None
+"""For each group, [completion], what is taken off its rewards."""
 
 
 class Variant(Protocol):
@@ -33,11 +37,13 @@ class Variant(Protocol):
     def objective(self, settings: ObjectiveSettings) -> Objective:
         """What the learner minimises."""
 
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings) -> Batch:
-        """What the learner learns from."""
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
+        """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
 
 
-def policy_gradient_batch(judged: Sequence[JudgedGroup], settings: RunSettings, objective: Objective) -> Batch:
+def policy_gradient_batch(
+    judged: Sequence[JudgedGroup], settings: RunSettings, objective: Objective, penalties: Penalties = None
+) -> Batch:
     """A row for each judged completion that has a gradient.
 
     The average over tokens counts every judged completion. Those whose advantage is 0 are then left out, unless the

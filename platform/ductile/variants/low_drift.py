@@ -15,7 +15,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import policy_gradient_batch
+from ductile.variants.base import Penalties, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,6 @@ class LowDrift:
             settings.clip_low, settings.clip_high, self.kl, self.kl_estimator, self.anchor, settings.entropy
         )
 
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings) -> Batch:
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of all judged completions."""
-        return policy_gradient_batch(judged, settings, self.objective(settings.objective))
+        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)

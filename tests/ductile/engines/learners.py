@@ -69,11 +69,11 @@ def run(kind: str, base: Path, snapshots: Path) -> dict[str, object]:
     """Two updates with branches between them, one of two updates: metrics of all and weights of all."""
     learner = learner_of(kind, base)
     metrics = [learner.update(batch(0))]
-    learner.start_phase()
+    learner.start_phase("domain")
     before, branch = flat(learner), branch_of(learner, "rl", "reset", snapshots / kind)
     carried = branch_of(learner, "sft", "carried", snapshots / kind)
     start = flat(branch)
-    branch.start_phase()
+    branch.start_phase("domain")
     metrics += [branch.update(batch(1)), branch.update(batch(2)), learner.update(batch(3))]
     metrics += [carried.update(batch(4))]
     for each in metrics:

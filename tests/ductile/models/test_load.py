@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from ductile.config import ArchitectureSettings
-from ductile.models.load import check_folder, check_same_tokenizer, encode_prompt, load_model, load_tokenizer
+from ductile.models.load import check_folder, check_same_tokenizer, encode_problem, load_model, load_tokenizer
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import PAD, character_tokenizer
+from ductile.problem import Problem
 from ductile.settings import SettingsError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -142,11 +144,29 @@ def test_missing_padding_token_becomes_the_end_token(folder: Path) -> None:
     assert loaded.pad_token_id == loaded.eos_token_id is not None
 
 
+def asked(prompt: str) -> Problem:
+    return Problem("id", "domain", 1, prompt, "answer")
+
+
 def test_prompt_gets_the_tokenizers_own_special_tokens_once() -> None:
     tokenizer = character_tokenizer()
-    assert tokenizer.convert_ids_to_tokens(encode_prompt(tokenizer, "a b")) == ["a", " ", "b"]
+    assert tokenizer.convert_ids_to_tokens(encode_problem(tokenizer, asked("a b"))) == ["a", " ", "b"]
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}<eos>"
-    assert tokenizer.convert_ids_to_tokens(encode_prompt(tokenizer, "hi")) == [*"user:hi", "<eos>"]
+    assert tokenizer.convert_ids_to_tokens(encode_problem(tokenizer, asked("hi"))) == [*"user:hi", "<eos>"]
+
+
+def test_everything_a_problem_gives_comes_in_its_order() -> None:
+    tokenizer = character_tokenizer()
+    problem = replace(asked("c"), history=(("a", "b"),), instruction="i", hint="h", prefix=(200, 201))
+    ids = encode_problem(tokenizer, problem)
+    assert ids[:2] == [200, 201]
+    assert tokenizer.convert_ids_to_tokens(ids[2:]) == [*"iabch"]
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    ids = encode_problem(tokenizer, problem)
+    assert ids[:2] == [200, 201]
+    assert tokenizer.decode(ids[2:]) == "system:i;user:a;assistant:b;user:c;>h"
 
 
 def test_folders_of_one_vocabulary_are_accepted_and_those_of_others_refused(
