@@ -47,7 +47,9 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
         if state.step == 0:
             if state.phase:
                 ended = plan.phases[state.phase - 1]
-                ports.tracker.metrics(switch(settings, variant, ended, switch_stream(ended.name), ports), state.total)
+                if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
+                    check_declared(done)
+                    ports.tracker.metrics(done, state.total)
                 policy = publish(ports.pool, ports.learner)
             ports.learner.start_phase(phase.domain.key)
             ports.course.start_phase(phase, plan.phases[: state.phase])

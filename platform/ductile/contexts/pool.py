@@ -10,7 +10,6 @@ from ductile.plan import Phase
 from ductile.ports import PolicyRef
 from ductile.problem import JudgedGroup, Problem
 
-
 Evolved = tuple[dict[str, float], dict[str, int]]
 """Metrics of a round of evolution, and what it spent by budget name."""
 

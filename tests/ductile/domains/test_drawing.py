@@ -84,7 +84,8 @@ def test_another_process_draws_the_same_problems() -> None:
     )
     here = [draw(values, level, "eval", 20, seed=5) for values, level in asked]
     assert [
-        [Problem(**{**fields, "history": ()}) for fields in problems] for problems in json.loads(done.stdout)
+        [Problem(**{**fields, "history": (), "prefix": ()}) for fields in problems]
+        for problems in json.loads(done.stdout)
     ] == here
 
 

@@ -104,7 +104,7 @@ def test_another_process_makes_the_same_problems_where_the_generator_reads_the_o
             text=True,
             check=True,
         )
-        there = [Problem(**{**fields, "history": ()}) for fields in json.loads(done.stdout)]
+        there = [Problem(**{**fields, "history": (), "prefix": ()}) for fields in json.loads(done.stdout)]
         assert there == make("ransom_note").problems(1, "eval", 4, 2)
 
 
