@@ -128,6 +128,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("retention/forgetting_from_best", "rate", "the same from the best earlier boundary of each cell"),
     Metric("retention/average", "rate", "average performance: mean pass rate over the phases that are over"),
     Metric("retention/learning", "rate", "mean over these phases of the pass rate right after the phase itself"),
+    Metric("retention/newest", "rate", "pass rate right after the phase on the phase that is over last"),
     Metric("retention/backward_transfer", "rate", "mean over the phases before the last of pass rate now minus right after the phase; negative: forgotten"),
     Metric("retention/forgetting_phases", "rate", "mean over the phases before the last of the best pass rate since the phase minus now"),
     Metric("retention/unjudged_share", "share", "evaluation completions that could not be judged; they are in no mean"),

@@ -102,6 +102,7 @@ def sequence_metrics(matrix: NDArray[np.float64]) -> dict[str, float | None]:
     return {
         "retention/average": _known(last),
         "retention/learning": _known(own),
+        "retention/newest": _known(own[-1:]),
         "retention/backward_transfer": _known(last[: over - 1] - own[: over - 1]),
         "retention/forgetting_phases": _known(np.array(best) - last[: over - 1]),
     }

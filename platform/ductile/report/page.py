@@ -9,6 +9,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from ductile.report.glance import glance
 from ductile.report.plots import Plot
 from ductile.report.tables import text_tables
 from ductile.report.text import TextTable
@@ -70,7 +71,7 @@ def html_page(summary: Mapping[str, Any], plots: Sequence[Plot]) -> str:
         title=escape(summary["title"]),
         about=escape(" · ".join(part for part in about if part)),
         failed=f'<p class="warn">{missing}</p>' if runs["not_finished"] else "",
-        tables="\n".join(_table(table) for table in text_tables(summary)),
+        tables="\n".join(_table(table) for table in (glance(summary), *text_tables(summary)) if table.rows),
         figures="\n".join(_figure(plot) for plot in plots),
         versions=escape("\n".join(f"{name} {version}" for name, version in summary["versions"].items())),
         settings=escape(json.dumps(summary["settings"], indent=1, ensure_ascii=False)),

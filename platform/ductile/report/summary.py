@@ -45,6 +45,10 @@ def _last(name: str, metric: str, unit: str) -> Measure:
     return Measure(name, metric, unit, "last boundary, boundary 0 included", lambda record: record.last(metric))
 
 
+def _spent(name: str, metric: str, unit: str) -> Measure:
+    return Measure(name, metric, unit, "last RL step", lambda record: _latest(record, metric))
+
+
 def _mean_over_steps(name: str, metric: str, unit: str) -> Measure:
     return Measure(name, metric, unit, "mean over RL steps", lambda record: _mean(record, metric))
 
@@ -58,6 +62,7 @@ MEASURES: tuple[Measure, ...] = (
     _after("learning", "retention/learning", "rate"),
     _after("backward_transfer", "retention/backward_transfer", "rate"),
     _after("forgetting_phases", "retention/forgetting_phases", "rate"),
+    _after("newest_after", "retention/newest", "rate"),
     _before("new_before", "retention/new", "rate"),
     _after("new_after", "retention/new", "rate"),
     _before("length_prior_before", "format/length_prior", "tokens"),
@@ -66,6 +71,8 @@ MEASURES: tuple[Measure, ...] = (
     _after("shortcut_prior_after", "shortcut/prior", "share"),
     _before("formats_prior_before", "format/effective_prior", "formats"),
     _after("formats_prior_after", "format/effective_prior", "formats"),
+    _before("entropy_prior_before", "format/entropy_prior", "nats"),
+    _after("entropy_prior_after", "format/entropy_prior", "nats"),
     _after("kl_forward_prior", "drift/kl_forward_base/prior", "nats/token"),
     _after("kl_reverse_prior", "drift/kl_reverse_base/prior", "nats/token"),
     _after("kl_forward_new", "drift/kl_forward_base/new", "nats/token"),
@@ -77,6 +84,10 @@ MEASURES: tuple[Measure, ...] = (
     _last("branch_silent_share", "plasticity/rl_reset/silent_share", "share"),
     _last("branch_sft_auc_ratio", "plasticity/sft_reset/auc_ratio", "ratio"),
     _mean_over_steps("silent_share", "rollout/silent_share", "share"),
+    Measure("training_s", "time/step_s", "s", "sum over RL steps", lambda record: _sum(record, "time/step_s")),
+    _spent("completions", "budget/completions", "count"),
+    _spent("sampled_tokens", "budget/sampled_tokens", "tokens"),
+    _spent("forward_tokens", "budget/forward_tokens", "tokens"),
 )
 
 COMPARED = ("prior_after", "forgetting", "new_after", "branch_end", "branch_auc_ratio", "kl_forward_prior")
@@ -276,6 +287,16 @@ def _plain(found: Estimate | None) -> dict[str, Any]:
     if found is None:
         return {"mean": None, "low": None, "high": None, "n": 0}
     return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+def _sum(record: RunRecord, name: str) -> float | None:
+    values = [value for _, value in record.series(name)]
+    return float(np.sum(values)) if values else None
+
+
+def _latest(record: RunRecord, name: str) -> float | None:
+    series = record.series(name)
+    return series[-1][1] if series else None
 
 
 def _mean(record: RunRecord, name: str) -> float | None:

@@ -134,6 +134,7 @@ def test_average_performance_and_backward_transfer_of_gem_by_hand() -> None:
     metrics = sequence_metrics(SEQUENCE)
     assert metrics["retention/average"] == pytest.approx((0.6 + 0.4 + 0.7) / 3)
     assert metrics["retention/learning"] == pytest.approx((0.9 + 0.8 + 0.7) / 3)
+    assert metrics["retention/newest"] == pytest.approx(0.7)
     assert metrics["retention/backward_transfer"] == pytest.approx(((0.6 - 0.9) + (0.4 - 0.8)) / 2)
 
 
