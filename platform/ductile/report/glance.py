@@ -34,8 +34,8 @@ def glance(summary: Mapping[str, Any]) -> TextTable:
         ("Plan", "Variant", *(head for head, *_ in _COLUMNS)),
         tuple(rows),
         "After the last phase. New skill: the last phase's. Plasticity: area under the branch's curve over the fresh "
-        "base's. KL to the base on prior-skill prompts. Seconds: RL steps without probes. Forward passes: tokens sampled "
-        "to train on, times the models that each passed through. ±: half of the 95% t interval over seeds.",
+        "base's. KL to the base on prior-skill prompts. Seconds: RL steps without probes. Forward passes: tokens "
+        "sampled to train on, times the models that each passed through. ±: half of the 95% t interval over seeds.",
     )
 
 

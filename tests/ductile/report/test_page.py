@@ -76,7 +76,8 @@ def test_page_says_that_runs_did_not_finish(report):
 def test_report_writes_numbers_page_and_figures(report):
     _, files, _ = report
     assert [file.name for file in files] == [
-        "summary.json", "report.html", "glance.md", "learning_curves.png", "retention.png", "drift.png", "formats.png", "branch.png",
+        "summary.json", "report.html", "glance.md",
+        "learning_curves.png", "retention.png", "drift.png", "formats.png", "branch.png",
     ]  # fmt: skip
     assert json.loads(files[0].read_text())["schema"] == "ductile.summary/2"
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[3:])
