@@ -19,7 +19,7 @@ from ductile.checkpoint import write_text
 from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.models.compose import ComposedPolicy
-from ductile.models.load import check_same_tokenizer
+from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import BranchRequest, Composition
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
@@ -156,6 +156,14 @@ class PolicyLearner:
         self._engine.set_weights(weights)
         self._weights = self._engine.weights()
 
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
+        return load_model(self._trainable_path, "float32").state_dict()
+
+    def initial_deviation(self) -> float:
+        """See `ports.Learner.initial_deviation`."""
+        return float(self._policy.trainable.config.initializer_range)
+
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
         self._engine.reset_optimizer()
@@ -192,6 +200,10 @@ class PolicyLearner:
     def _take_anchor(self) -> None:
         if self._anchor and self._objective.anchor == "phase_start":
             self._anchor.load_trainable(self._phase_start)
+
+    @property
+    def _trainable_path(self) -> str:
+        return next(m.path for m in self.composition.members if m.role == self.composition.trainable)
 
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}
