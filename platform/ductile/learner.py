@@ -227,15 +227,18 @@ class PolicyLearner:
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
-            "learner/policy_loss": first["policy_loss"],
             "learner/entropy": first["entropy"] / first["tokens"],
-            "learner/behaviour_gap": first["gap"] / first["tokens"],
-            "learner/clip_share": last["clipped"] / last["tokens"],
-            "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
             "learner/update_norm": update,
             "learner/update_to_weight": update / norm_of(self._parameters(before)),
         }
+        if not isinstance(self._objective, Supervised):
+            metrics |= {
+                "learner/policy_loss": first["policy_loss"],
+                "learner/behaviour_gap": first["gap"] / first["tokens"],
+                "learner/clip_share": last["clipped"] / last["tokens"],
+                "learner/ratio_max": last["ratio_max"],
+            }
         if self._anchor:
             metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
         return metrics
