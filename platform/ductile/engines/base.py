@@ -30,6 +30,9 @@ class Engine(Protocol):
     def weights(self) -> Mapping[str, Tensor]:
         """The module's whole state dict, on the CPU, detached copies. Every rank calls it."""
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from this whole state dict; the optimizer's state stays. Every rank calls it alike."""
+
     def save(self, folder: Path) -> None:
         """Write weights and optimizer below `folder`. Every rank calls it."""
 

@@ -69,6 +69,12 @@ class DeepSpeedEngine:
         with deepspeed.zero.GatheredParameters(parameters, enabled=self._stage == 3):
             return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Without ZeRO the module's weights are the optimizer's."""
+        if self._stage:
+            raise NotImplementedError
+        self._engine.module.load_state_dict(weights)
+
     def save(self, folder: Path) -> None:
         """DeepSpeed's own checkpoint; at ZeRO 1 and above every rank writes its shard."""
         self._engine.save_checkpoint(str(folder), tag="engine")

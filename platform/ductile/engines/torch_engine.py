@@ -45,6 +45,10 @@ class TorchEngine:
         """A copy on the CPU."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """The same state dict on every rank."""
+        self.module.load_state_dict(weights)
+
     def save(self, folder: Path) -> None:
         """One file; every rank holds the same and rank 0 writes it."""
         if not dist.is_initialized() or dist.get_rank() == 0:

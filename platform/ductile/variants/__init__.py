@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
 
 from ductile.config import VariantSettings
@@ -42,7 +42,11 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     ]
     if problems:
         raise SettingsError(problems)
-    return kind(**{name: given[name] for name in used if given[name] is not None})
+    variant = kind(**{name: given[name] for name in used if given[name] is not None})
+    check: Callable[[], Iterable[str]] = getattr(variant, "check", tuple)
+    if mistakes := [f"{path}.{line}" for line in check()]:
+        raise SettingsError(mistakes)
+    return variant
 
 
 def _users(option: str) -> list[str]:

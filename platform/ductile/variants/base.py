@@ -49,12 +49,13 @@ def policy_gradient_batch(
     The average over tokens counts every judged completion. Those whose advantage is 0 are then left out, unless the
     objective has a term that acts on them too: they would add nothing but time.
     """
+    taken = [np.zeros(len(group.verdicts)) for group in judged] if penalties is None else penalties
     known = [
         (group.group.prompt_tokens, completion, float(advantage), int((group.rewards > SUCCESS).sum()))
-        for group in judged
+        for group, penalty in zip(judged, taken, strict=True)
         for completion, advantage in zip(
             group.group.completions,
-            group_advantages(group.rewards, settings.objective.advantage),
+            group_advantages(group.rewards - penalty, settings.objective.advantage),
             strict=True,
         )
         if not np.isnan(advantage)
