@@ -173,11 +173,14 @@ class PolicyLearner:
         return [self._kl * part for part in kl]
 
     def remember(self, groups: Sequence[Group]) -> None:
-        """See `ports.Learner.remember`."""
-        self._memory = Memory.of(groups)
+        """See `ports.Learner.remember`; nothing is kept for an objective with another anchor, or none."""
+        if self._objective.anchor == "prior_data":
+            self._memory = Memory.of(groups)
 
     def consolidate(self, groups: Sequence[Group]) -> None:
         """See `ports.Learner.consolidate`. On a copy that is whole on every rank, whatever the engine shards."""
+        if not self._objective.ewc:
+            return
         policy = ComposedPolicy.load(self.composition, self._settings.model.dtype).to(self._policy.device)
         policy.load_trainable(self._weights)
         information = fisher(policy, groups, self._settings.rollout.temperature, *_place())
