@@ -29,10 +29,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ductile.config import RunSettings
 from ductile.models.compose import ComposedPolicy
-from ductile.plan import Phase, draw
-from ductile.ports import Learner, PolicyRef, RolloutPool, Sampling
 from ductile.problem import Group
 from ductile.rl.batch import Row, tensors
 from ductile.rl.objective import Objective, token_logps
@@ -123,13 +120,3 @@ def fisher(
         name: by_parameter.get(id(tensor), torch.zeros_like(tensor, dtype=torch.float32)).detach().cpu().clone()
         for name, tensor in policy.trainable.state_dict(keep_vars=True).items()
     }
-
-
-def consolidate(
-    settings: RunSettings, ended: Phase, stream: str, policy: PolicyRef, pool: RolloutPool, learner: Learner
-) -> None:
-    """At the end of a phase, for EWC: the policy answers `switch.problems` of its problems, the learner keeps F."""
-    rollout = settings.rollout
-    sampling = Sampling(settings.seed, f"{stream}/fisher", 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
-    problems = draw(ended.domain, ended.levels, "train", settings.switch.problems, settings.seed)
-    learner.consolidate(pool.generate(policy, problems, sampling))

@@ -23,7 +23,7 @@ from ductile.consolidation import Consolidation, fisher
 from ductile.engines import make_engine
 from ductile.memory import Memory
 from ductile.models.compose import ComposedPolicy
-from ductile.models.load import check_same_tokenizer
+from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import BranchRequest, Composition
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
@@ -196,15 +196,24 @@ class PolicyLearner:
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.set_weights`."""
-        raise NotImplementedError
+        self._engine.set_weights(weights)
+        self._weights = self._engine.weights()
+
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
+        return load_model(self._trainable_path, "float32").state_dict()
+
+    def initial_deviation(self) -> float:
+        """See `ports.Learner.initial_deviation`."""
+        return float(self._policy.trainable.config.initializer_range)
 
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
-        raise NotImplementedError
+        self._engine.reset_optimizer()
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
-        raise NotImplementedError
+        self._engine.clear_moments(masks)
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
@@ -246,6 +255,10 @@ class PolicyLearner:
             self._memory = Memory.load(folder)
         if self._objective.kl_target:
             self._kl = json.loads((folder / "learner.json").read_text())["kl"]
+
+    @property
+    def _trainable_path(self) -> str:
+        return next(m.path for m in self.composition.members if m.role == self.composition.trainable)
 
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}

@@ -270,7 +270,7 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
 def _hold_mistakes(settings: RunSettings) -> Iterator[str]:
     """What holds a low-drift policy, where it needs more of the run than the variant itself knows."""
     variant, completions = settings.variant, settings.rollout.groups * settings.rollout.group_size
-    if variant.anchor == "prior_data" and not settings.data.prior and len(settings.phase) < 2:
+    if variant.anchor == "prior_data" and not settings.data.prior and len(settings.phase) == 1:
         yield (
             "variant.anchor: 'prior_data' has no prior data in a plan of one phase without data.prior; name the base's "
             "skills in data.prior, or choose another anchor; allowed: base, phase_start, ema"
@@ -282,7 +282,8 @@ def _hold_mistakes(settings: RunSettings) -> Iterator[str]:
             "the KL's noise would be divided by its own deviation; allowed: objective.std_floor above 0 (0.35 changes "
             "no group of 8 with a success), objective.std_prior above 0, another objective.advantage"
         )
-    if variant.ewc is not None and len(settings.phase) < 2:
+    branches = _runs_a_branch(settings) and settings.probe.branch.domain  # they begin with the switch after the phase
+    if variant.ewc is not None and len(settings.phase) == 1 and not branches:
         yield (
             f"variant.ewc: {variant.ewc} would never be read in a plan of one phase: it holds what earlier phases "
             f"learned; add a phase, or use l2_init or a KL to the base"
