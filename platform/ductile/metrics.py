@@ -62,6 +62,7 @@ SECTIONS = {
     "(direct). Intervals and all turns are in the run's tables.",
     "heuristic": "Heuristics probe: a salient cue against the constraint that should decide, by level. Intervals are in the "
     "run's tables.",
+    "switch": "Switch: what was done to the policy between two phases, at the step of the boundary before it.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
