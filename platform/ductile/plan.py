@@ -115,6 +115,7 @@ def check(settings: RunSettings) -> list[str]:
         _name_mistakes,
         _pool_mistakes,
         _objective_mistakes,
+        _hold_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -303,6 +304,41 @@ def _imitation_mistakes(objective: ObjectiveSettings) -> Iterator[str]:
                 f"objective.{field.name}: {value!r} is set, but expert_iteration imitates completions and does not "
                 f"use it; allowed: {field.default!r}"
             )
+
+
+def _hold_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What holds a low-drift policy, where it needs more of the run than the variant itself knows."""
+    variant, completions = settings.variant, settings.rollout.groups * settings.rollout.group_size
+    if variant.anchor == "prior_data" and not settings.data.prior and len(settings.phase) == 1:
+        yield (
+            "variant.anchor: 'prior_data' has no prior data in a plan of one phase without data.prior; name the base's "
+            "skills in data.prior, or choose another anchor; allowed: base, phase_start, ema"
+        )
+    objective = settings.objective
+    if variant.kl_place == "reward" and objective.advantage == "std" and not objective.std_floor + objective.std_prior:
+        yield (
+            "variant.kl_place: 'reward' does not fit objective.advantage=std: where all rewards of a group are equal, "
+            "the KL's noise would be divided by its own deviation; allowed: objective.std_floor above 0 (0.35 changes "
+            "no group of 8 with a success), objective.std_prior above 0, another objective.advantage"
+        )
+    branches = _runs_a_branch(settings) and settings.probe.branch.domain  # they begin with the switch after the phase
+    if variant.ewc is not None and len(settings.phase) == 1 and not branches:
+        yield (
+            f"variant.ewc: {variant.ewc} would never be read in a plan of one phase: it holds what earlier phases "
+            f"learned; add a phase, or use l2_init or a KL to the base"
+        )
+    if variant.kl_horizon is not None and variant.kl_horizon <= completions / 5:
+        yield (
+            f"variant.kl_horizon: {variant.kl_horizon} would let a step of {completions} completions turn the "
+            f"coefficient's sign; allowed: above {completions / 5:g}"
+        )
+    if settings.learner.engine == "deepspeed" and settings.learner.precision == "bf16":
+        for name in ("l2_init", "ewc"):
+            if (value := getattr(variant, name)) is not None:
+                yield (
+                    f"variant.{name}: {value} does not fit learner.precision=bf16 with learner.engine=deepspeed: it "
+                    f"pulls on gathered weights, which are rounded; allowed: learner.precision=fp32, engine=torch"
+                )
 
 
 def _twice(values: Iterable[int]) -> list[int]:

@@ -196,7 +196,7 @@ def test_anchor_at_the_base_stays_the_untouched_base(make: Make) -> None:
     assert all(value > 1e-4 for value in anchor_distances(learner))
     anchor = learner._anchor
     assert anchor is not None
-    assert same(anchor.trainable.state_dict(), make().weights())
+    assert same(anchor.policy.trainable.state_dict(), make().weights())
 
 
 def test_learner_gives_the_sampled_tokens_the_samplers_probabilities(make: Make) -> None:

@@ -129,6 +129,36 @@ def test_interrupted_anywhere_and_resumed_is_the_uninterrupted_run(whole, model,
         assert torch.equal(ports.learner.weights()[name], tensor), name
 
 
+HELD = {
+    "prior_data": {"name": "low_drift", "kl": 0.5, "anchor": "prior_data"},
+    "average, reward, weights": {
+        "name": "low_drift", "kl": 0.5, "kl_estimator": "k1", "kl_place": "reward", "anchor": "ema", "ema_decay": 0.8,
+        "kl_target": 0.01, "kl_horizon": 20, "l2_init": 20.0, "ewc": 20.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hold", HELD)
+def test_what_holds_the_policy_is_taken_up_where_the_run_was_interrupted(hold, model, tmp_path) -> None:
+    changed = {"variant": HELD[hold], "objective": {"entropy": 0.1, "advantage": "no_std"}}
+    wanted = settings(**changed, data={"prior": TWO_PHASES["probe"]["prior"]}, switch={"problems": 3})
+    tracker = MemoryTracker()
+    expected, uninterrupted = start(wanted, model, tmp_path / "whole", tracker)
+    for stop_at in (2, 5, 6):  # in the first phase, after the second has begun, and in it
+        first, second = MemoryTracker(stop_at), MemoryTracker()
+        with pytest.raises(Interrupted):
+            start(wanted, model, tmp_path / str(stop_at), first)
+        boundaries, ports = start(wanted, model, tmp_path / str(stop_at), second)
+        assert without_times(boundaries) == without_times(expected)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in uninterrupted.learner.weights().items():
+            assert torch.equal(ports.learner.weights()[name], tensor), name
+    held = [value for (step, name), value in tracker.logged.items() if name == "learner/kl_anchor" and step == 5]
+    assert held and held[0] != 0
+    if hold == "prior_data":  # 6 completions a step; 6 answers to the base's skill, then 3 of each of two
+        assert tracker.logged[3, "budget/completions"] == 24 and tracker.logged[5, "budget/completions"] == 42
+
+
 def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(model, tmp_path) -> None:
     tracker = MemoryTracker(stop_at=5)  # the boundary is saved, the second phase has logged nothing
     with pytest.raises(Interrupted):
