@@ -19,7 +19,7 @@ from ductile.checkpoint import write_text
 from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.models.compose import ComposedPolicy
-from ductile.models.load import check_same_tokenizer
+from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import BranchRequest, Composition
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
@@ -164,6 +164,11 @@ class PolicyLearner:
         """See `ports.Learner.clear_moments`."""
         self._engine.clear_moments(masks)
 
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """The trainable member's state dict as its folder has it: a branch's learner began from a snapshot."""
+        (path,) = {member.path for member in self.composition.members if member.role == self.composition.trainable}
+        return load_model(path, self._settings.model.dtype).state_dict()
+
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
         return self._phase_start
@@ -215,15 +220,18 @@ class PolicyLearner:
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
-            "learner/policy_loss": first["policy_loss"],
             "learner/entropy": first["entropy"] / first["tokens"],
-            "learner/behaviour_gap": first["gap"] / first["tokens"],
-            "learner/clip_share": last["clipped"] / last["tokens"],
-            "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
             "learner/update_norm": update,
             "learner/update_to_weight": update / norm_of(self._parameters(before)),
         }
+        if not isinstance(self._objective, Supervised):
+            metrics |= {
+                "learner/policy_loss": first["policy_loss"],
+                "learner/behaviour_gap": first["gap"] / first["tokens"],
+                "learner/clip_share": last["clipped"] / last["tokens"],
+                "learner/ratio_max": last["ratio_max"],
+            }
         if self._anchor:
             metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
         return metrics

@@ -83,7 +83,8 @@ CELLS = (("prior", "prior skills"), ("new", "the plan's phases"))
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("rollout/pass_rate", "share", "completions with a reward above one half"),
-    Metric("rollout/silent_share", "share", "groups whose rewards are all equal, so that they give no gradient"),
+    Metric("rollout/silent_share", "share", "groups whose rewards give no gradient: where the advantage has a baseline, those whose rewards are all equal"),
+    Metric("rollout/refill_factor", "ratio", "dynamic sampling: groups sampled over groups learned from; left out when there are none"),
     Metric("rollout/successes/k_<k>", "share", "groups with exactly k successes"),
     Metric("rollout/advantage_mass/k_<k>", "share", "share of the step's sum of |advantage| held by groups with k successes"),
     Metric("rollout/length_mean", "tokens", "mean completion length, the end-of-sequence token included"),
@@ -101,7 +102,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/tokens_per_s", "tokens/s", "tokens sampled a second"),
     Metric("rollout/seconds", "s", "time to sample the step's completions"),
     Metric("learner/loss", "nats", "the whole objective: policy loss, KL and entropy terms"),
-    Metric("learner/policy_loss", "nats", "the clipped policy-gradient part of the loss"),
+    Metric("learner/policy_loss", "nats", "the policy-gradient part of the loss"),
     Metric("learner/kl_anchor", "nats/token", "KL to the anchor as the loss estimates it, before its coefficient"),
     Metric("learner/entropy", "nats/token", "entropy of the policy at the completions' positions"),
     Metric("learner/clip_share", "share", "tokens whose importance ratio the clip cut off"),

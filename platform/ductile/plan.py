@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from ductile.config import (
     BranchSettings,
     HeuristicsSettings,
+    ObjectiveSettings,
     PhaseSettings,
     RunSettings,
     SelfConditioningSettings,
@@ -113,6 +114,7 @@ def check(settings: RunSettings) -> list[str]:
         _branch_mistakes,
         _name_mistakes,
         _pool_mistakes,
+        _objective_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -263,6 +265,43 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
             yield (
                 f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
                 f"a problem twice; allowed: at least {settings.rollout.groups}"
+            )
+
+
+def _objective_mistakes(settings: RunSettings) -> Iterator[str]:
+    objective, size = settings.objective, settings.rollout.group_size
+    if objective.min_successes > size:
+        yield (
+            f"objective.min_successes: {objective.min_successes}: a group has {size} completions "
+            f"(rollout.group_size), so no success would ever be learned from; allowed: at most {size}"
+        )
+    if settings.variant.name == "expert_iteration":
+        yield from _imitation_mistakes(objective)
+    elif objective.dynamic_sampling == "refill":
+        pools = {f"phase.{name}": phase.pool for name, phase in settings.phase.items()}
+        if settings.probe.branch.domain:
+            pools["probe.branch"] = settings.probe.branch.pool
+        for path, pool in pools.items():
+            if pool == settings.rollout.groups:
+                yield (
+                    f"{path}.pool: {pool} problems are asked in every step (rollout.groups), so "
+                    f"objective.dynamic_sampling refill has no others to ask; allowed: more than {pool}"
+                )
+
+
+def _imitation_mistakes(objective: ObjectiveSettings) -> Iterator[str]:
+    """Expert iteration has neither advantages nor ratios: of the objective it reads how tokens are averaged."""
+    if objective.advantage != "psr":
+        yield (
+            f"objective.advantage: {objective.advantage}: expert_iteration learns from the successes alone, and its "
+            f"statistics must say so; allowed: psr, as the preset variant=expert_iteration sets it"
+        )
+    for field in fields(objective):
+        value = getattr(objective, field.name)
+        if field.name not in ("advantage", "length_norm") and value != field.default:
+            yield (
+                f"objective.{field.name}: {value!r} is set, but expert_iteration imitates completions and does not "
+                f"use it; allowed: {field.default!r}"
             )
 
 

@@ -140,6 +140,9 @@ class Learner(Protocol):
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """Domain key -> token ids of the soft prefix that its problems are asked with."""
 
+    def base_weights(self) -> Mapping[str, Any]:
+        """The trainable member's state dict as its folder has it, on the CPU."""
+
     def phase_start_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ductile.config import RunSettings
 from ductile.plan import Phase
 from ductile.step import StepPorts
-from ductile.variants.base import Variant
+from ductile.variants.base import Switching, Variant
 
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics."""
+    if isinstance(variant, Switching):
+        variant.switch(ports.learner)
     return {}
 
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ductile.rl.batch import MicroBatch
 from ductile.rl.kl import kl_estimate, token_entropy
-from ductile.rl.losses import clipped_policy_loss
+from ductile.rl.losses import policy_loss as token_losses
 
 
 @dataclass(frozen=True)
 class Objective:
     """loss = policy loss + kl * KL(policy || anchor) - entropy * entropy, each a weighted sum over tokens.
 
-    anchor: "base" or "phase_start" when kl > 0, else None.
+    anchor: "base" or "phase_start" when kl > 0, else None. loss, dual_clip: as in `losses.policy_loss`.
     """
 
     clip_low: float
@@ -25,6 +25,8 @@ class Objective:
     kl_estimator: str
     anchor: str | None
     entropy: float
+    loss: str = "clip"
+    dual_clip: float | None = None
 
     @property
     def acts_without_advantage(self) -> bool:
@@ -53,8 +55,15 @@ def micro_loss(
     inside = micro.padded.completion
     logps, scaled = token_logps(logits, micro, temperature)
     logps = torch.where(inside, logps, 0.0)
-    policy, ratio, clipped = clipped_policy_loss(
-        logps, micro.behaviour_logps, micro.advantages, objective.clip_low, objective.clip_high
+    policy, ratio, clipped = token_losses(
+        logps,
+        micro.behaviour_logps,
+        micro.advantages,
+        inside,
+        objective.loss,
+        objective.clip_low,
+        objective.clip_high,
+        objective.dual_clip,
     )
     weights = inside * micro.weights
     policy_loss = (policy * weights).sum()

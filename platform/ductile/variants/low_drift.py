@@ -7,7 +7,7 @@ at the start of the phase (reference reset, as in ProRL, arXiv 2505.24864).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ductile.config import ObjectiveSettings, RunSettings
@@ -15,7 +15,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient_batch
+from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,8 @@ class LowDrift:
         return Composition((Member("policy", str(base), 1.0),), "policy")
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The clipped policy loss and the KL to the anchor."""
-        return Objective(
-            settings.clip_low, settings.clip_high, self.kl, self.kl_estimator, self.anchor, settings.entropy
-        )
+        """The policy loss and the KL to the anchor."""
+        return replace(policy_gradient(settings), kl=self.kl, kl_estimator=self.kl_estimator, anchor=self.anchor)
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of all judged completions."""
