@@ -1,6 +1,6 @@
-"""A context as the text that evolution changes: one component, JSON of its instruction and its worked examples.
+r"""A context as the text that evolution changes: one component, JSON of its instruction and its worked examples.
 
-    {"context": '{"instruction": "[trace]", "examples": [["s34>1:", "3+4=7#7\\n"]]}'}
+{"context": '{"instruction": "[trace]", "examples": [["s34>1:", "3+4=7#7\n"]]}'}
 """
 
 from __future__ import annotations

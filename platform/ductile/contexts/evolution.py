@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gepa
 import numpy as np
+from gepa.api import optimize
+from gepa.core.result import GEPAResult
 from gepa.core.state import GEPAState, ValsetEvaluation
 
 from ductile.contexts.adapter import RolloutAdapter
 from ductile.contexts.candidate import candidate_of, context_of
 from ductile.contexts.context import SEED, Context
 from ductile.contexts.population import Member, Population
-from ductile.contexts.reflectors import ChatModel, PROMPT
+from ductile.contexts.reflectors import PROMPT, ChatModel
 from ductile.problem import Problem
 
 MOST_PROBLEMS = 16
@@ -77,7 +78,8 @@ def evolve(
     seed.
     """
     waiting = [member.context for member in population.members[1:]]
-    result = gepa.optimize(
+    warm_start: Any = _WarmStart(waiting, adapter, problems.scored)  # gepa asks for the methods that there are
+    result: GEPAResult[Any, int] = optimize(
         seed_candidate=candidate_of(SEED),
         trainset=problems.mutated,
         valset=problems.scored,
@@ -86,7 +88,7 @@ def evolve(
         reflection_prompt_template=PROMPT if reflector else None,
         reflection_minibatch_size=problems.minibatch,
         stop_callbacks=_Budget(problems, len(waiting)),
-        callbacks=[_WarmStart(waiting, adapter, problems.scored)],
+        callbacks=[warm_start],
         logger=_Silent(),
         track_best_outputs=False,
         seed=seed,

@@ -32,7 +32,7 @@ class EvolvingContexts:
         self._settings, self._pool, self._judge = settings, pool, judge
         self._populations: dict[str, Population] = {}
         self._evidence = Evidence()
-        self._bare: dict[str, Problem] = {}  # of the step that goes on: by id, as they are without a context
+        self._bare: dict[str, Problem] = {}  # asked and not yet observed: by id, as they are without a context
         self._domain = ""
 
     def start_phase(self, phase: Phase) -> None:
@@ -51,9 +51,7 @@ class EvolvingContexts:
         pool = sorted(phase.pool.values(), key=lambda problem: problem.id)
         problems = draw_round(pool, variant.evolve_calls, variant.contexts, rng)
         fits = room(policy, [*problems.scored, *problems.mutated], rollout.max_tokens)
-        sampling = Sampling(
-            self._settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p
-        )
+        sampling = Sampling(self._settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
         adapter = RolloutAdapter(self._pool, self._judge, policy, sampling, fits, self._evidence)
         population = self._populations[self._domain]
         chat = None
@@ -91,7 +89,7 @@ class EvolvingContexts:
         """
         count = self._settings.variant.contexts
         assert count
-        self._bare = {problem.id: problem for problem in problems}
+        self._bare |= {problem.id: problem for problem in problems}
         return [
             in_context(problem, context)
             for problem in problems

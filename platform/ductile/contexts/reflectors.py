@@ -77,7 +77,7 @@ class Vocabulary:
 
     def _changes(self, parent: Context) -> list[Callable[[Context], Context]]:
         """The changes that the parent allows; those that add are twice as likely."""
-        changes = [self._instruct] * 2
+        changes: list[Callable[[Context], Context]] = [self._instruct] * 2
         if parent.instruction:
             changes.append(lambda context: Context("", "", context.examples))
         if len(parent.examples) < MOST_EXAMPLES and any(self._evidence.examples.values()):
@@ -94,7 +94,7 @@ class Vocabulary:
         shown = self._evidence.examples
         asked = [format for format in shown if instruction(format) == parent.instruction]
         pool: Sequence[Example] = shown[asked[0] if asked else self._promising(list(shown))]
-        return Context("", parent.instruction, (*parent.examples, pool[self._rng.integers(len(pool))]))
+        return Context("", parent.instruction, (*parent.examples, pool[int(self._rng.integers(len(pool)))]))
 
     def _drop(self, parent: Context) -> Context:
         place = self._rng.integers(len(parent.examples))

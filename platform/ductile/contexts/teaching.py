@@ -49,7 +49,7 @@ class Teaching:
         count = int(rng.integers(1, MOST_EXAMPLES + 1))
         if not (instructed or shown):
             return problem, format
-        format = formats[rng.integers(len(formats))]
+        format = formats[int(rng.integers(len(formats)))]
         examples = [worked_example(domain, _other(problem, others, rng), format) for _ in range(count if shown else 0)]
         asked = in_context(problem, Context("", instruction(format) if instructed else "", tuple(examples)))
         solution = domain.solution(problem, format)
@@ -65,7 +65,7 @@ def worked_example(domain: WorkedDomain, problem: Problem, format: str) -> tuple
 
 
 def _other(problem: Problem, others: Sequence[Sequence[Problem]], rng: np.random.Generator) -> Problem:
-    pool = others[rng.integers(len(others))]
+    pool = others[int(rng.integers(len(others)))]
     place = int(rng.integers(len(pool)))
     found = pool[place]
     return found if found.id != problem.id else pool[(place + 1) % len(pool)]

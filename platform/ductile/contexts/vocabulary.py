@@ -1,4 +1,4 @@
-"""The closed vocabulary of instructions: one for each format of a domain. A base is taught to follow it (`teaching`)."""
+"""The closed vocabulary of instructions: one for each format of a domain. `teaching` makes a base follow it."""
 
 from __future__ import annotations
 

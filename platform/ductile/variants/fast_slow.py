@@ -16,16 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.contexts.evolution import least_calls
 from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import policy_gradient_batch
+from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -63,4 +60,8 @@ class FastSlow:
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
         """The policy loss, without KL."""
-        return Objective(settings.clip_low, settings.clip_high, 0.0, "k3", None, settings.entropy)
+        return policy_gradient(settings)
+
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
+        """Rows of the problems that have a gradient; all contexts of a problem share one baseline."""
+        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
