@@ -97,9 +97,10 @@ def restored(snapshot: Sequence[Mapping[str, Any]]) -> Population:
 
 def gepa_state(members: Sequence[Member]) -> GEPAState[Any, str]:
     """gepa's state with the members as its programs, in order; every member has the scores of the same problems."""
-    first, *others = [(candidate_of(member.context), ValsetEvaluation({}, dict(member.scores))) for member in members]
-    state: GEPAState[Any, str] = GEPAState(*first)
-    for candidate, evaluation in others:
+    candidates = [candidate_of(member.context) for member in members]
+    evaluations: list[ValsetEvaluation[Any, str]] = [ValsetEvaluation({}, dict(member.scores)) for member in members]
+    state: GEPAState[Any, str] = GEPAState(candidates[0], evaluations[0])
+    for candidate, evaluation in zip(candidates[1:], evaluations[1:], strict=True):
         state.update_state_with_new_program([0], candidate, evaluation, None, 0)
     return state
 
