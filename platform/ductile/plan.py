@@ -116,6 +116,7 @@ def check(settings: RunSettings) -> list[str]:
         _pool_mistakes,
         _objective_mistakes,
         _hold_mistakes,
+        _context_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -267,6 +268,21 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
                 f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
                 f"a problem twice; allowed: at least {settings.rollout.groups}"
             )
+
+
+def _context_mistakes(settings: RunSettings) -> Iterator[str]:
+    model, variant, size = settings.model, settings.variant, settings.rollout.group_size
+    if variant.contexts and size % variant.contexts:
+        allowed = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
+        yield (
+            f"variant.contexts: {variant.contexts}: rollout.group_size ({size}) is no multiple of it, and each context "
+            f"gets as many completions; allowed: {allowed}"
+        )
+    if variant.reflector == "vocabulary" and not (model.path or model.instructed or model.examples):
+        yield (
+            "variant.reflector: vocabulary: the base is not taught to follow instructions and examples, so that no "
+            "context would do anything; set model.instructed or model.examples, as model=instructed does"
+        )
 
 
 def _objective_mistakes(settings: RunSettings) -> Iterator[str]:

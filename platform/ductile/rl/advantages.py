@@ -6,7 +6,7 @@ OpenRLHF), lengths l_i in tokens:
     std              (r_i - r) / (s + 1e-6)               GRPO, arXiv 2402.03300 eq. 4 (outcome supervision)
     no_std            r_i - r                             Dr.GRPO, arXiv 2503.20783
     leave_one_out     G / (G - 1) * (r_i - r)             RLOO, arXiv 2402.14740: baseline is the mean of the others
-    batch_std        (r_i - r) / (s_batch + 1e-6)         Lite-PPO, arXiv 2508.08221: deviation of the step's rewards
+    batch_std        (r_i - r) / (s_batch + 1e-6)         Lite-PPO, arXiv 2508.08221: s of all rewards
     batch_whitened   (r_i - r - m) / sqrt(v + 1e-8)       REINFORCE++ baseline, arXiv 2501.03262; m, v: mean, variance
                                                           of r_i - r over the step's tokens, as in verl and OpenRLHF
     length_weighted   r_i - sum(l r) / sum(l)             OPO, arXiv 2505.23585

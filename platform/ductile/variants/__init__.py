@@ -9,15 +9,17 @@ from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
 from ductile.variants.base import Checked, Variant
 from ductile.variants.expert_iteration import ExpertIteration
+from ductile.variants.fast_slow import FastSlow
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
 
-VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[ExpertIteration]] = {
+VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[ExpertIteration] | type[FastSlow]] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
     "expert_iteration": ExpertIteration,
+    "fast_slow": FastSlow,
 }
 
 
