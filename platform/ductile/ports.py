@@ -125,6 +125,12 @@ class Learner(Protocol):
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Go on from another state dict of the trainable member; the optimizer's state stays."""
 
+    def base_weights(self) -> Mapping[str, Any]:
+        """The trainable member's state dict as its folder has it, on the CPU."""
+
+    def initial_deviation(self) -> float:
+        """Standard deviation of the trainable member's weights at initialisation, as its architecture draws them."""
+
     def reset_optimizer(self) -> None:
         """Forget the optimizer's state."""
 
@@ -139,9 +145,6 @@ class Learner(Protocol):
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """Domain key -> token ids of the soft prefix that its problems are asked with."""
-
-    def base_weights(self) -> Mapping[str, Any]:
-        """The trainable member's state dict as its folder has it, on the CPU."""
 
     def phase_start_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""
