@@ -25,15 +25,14 @@ from ductile.plan import Phase
 from ductile.ports import Sampling
 from ductile.problem import Group
 from ductile.step import StepPorts, publish
-from ductile.variants.base import Switching, Variant
+from ductile.variants.base import Variant
 
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics of what was done."""
     if settings.variant.ewc is not None:  # before anything moves the weights: they are what the phase has learned
         ports.learner.consolidate(ended_groups(settings, ended, f"{stream}/fisher", ports))
-    if isinstance(variant, Switching):
-        variant.switch(settings, ended, stream, ports)
+    variant.switch(settings, ended, stream, ports)
     wanted, learner = settings.switch, ports.learner
     before = learner.weights()
     weights: Mapping[str, Tensor] = before

@@ -45,6 +45,16 @@ class Variant(Protocol):
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
 
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """The variant's own part of what is done between two phases (`switch.py`). stream: keys what is random."""
+
+
+class NothingAtSwitch:
+    """A variant that does nothing of its own between two phases."""
+
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """Nothing."""
+
 
 @runtime_checkable
 class Checked(Protocol):
@@ -52,14 +62,6 @@ class Checked(Protocol):
 
     def check(self) -> Iterator[str]:
         """A line for each mistake, beginning with the option's name."""
-
-
-@runtime_checkable
-class Switching(Protocol):
-    """A variant that does something of its own between two phases."""
-
-    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """Do it, before all else that is done there (`switch.py`). stream: keys what is random."""
 
 
 def policy_gradient(settings: ObjectiveSettings) -> Objective:

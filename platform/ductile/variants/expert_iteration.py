@@ -22,7 +22,7 @@ from ductile.rl.losses import token_weights
 from ductile.rl.supervised import Supervised
 from ductile.variants.base import Penalties
 
-if TYPE_CHECKING:  # `step` imports the family
+if TYPE_CHECKING:  # `step` imports the variants
     from ductile.plan import Phase
     from ductile.step import StepPorts
 
@@ -65,7 +65,7 @@ class ExpertIteration:
         )
 
     def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """At a phase switch: with `restart` the learner begins from the base again, with a fresh optimizer."""
+        """With `restart` the learner begins from the base again, with a fresh optimizer."""
         if self.restart:
             ports.learner.set_weights(ports.learner.base_weights())
             ports.learner.reset_optimizer()

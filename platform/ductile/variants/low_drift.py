@@ -16,13 +16,13 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 IN_LOSS, IN_REWARD = ("k2", "k3", "k3+"), ("k1", "k3")
 
 
 @dataclass(frozen=True)
-class LowDrift:
+class LowDrift(NothingAtSwitch):
     """The policy is the base itself. A KL in the loss acts on silent groups too: they pull it back to the anchor."""
 
     kl: float | None = None

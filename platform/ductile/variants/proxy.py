@@ -18,11 +18,11 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
-class Proxy:
+class Proxy(NothingAtSwitch):
     """Base, expert and anti-expert; three forward passes a token, counted in `budget/forward_tokens`."""
 
     alpha: float

@@ -17,7 +17,6 @@ from ductile.problem import Completion, Group, JudgedGroup, Problem, Verdict
 from ductile.rl.objective import Objective
 from ductile.rl.supervised import Supervised
 from ductile.settings import SettingsError, build
-from ductile.switch import switch
 from ductile.variants import VARIANTS, make_variant
 from ductile.variants.parameter_only import ParameterOnly
 
@@ -289,6 +288,5 @@ def test_restart_begins_from_the_base_with_a_fresh_optimizer(restart: bool, call
         reset_optimizer=lambda: done.append("optimizer"),
     )
     ports: Any = SimpleNamespace(learner=learner)
-    nothing: Any = None
-    switch(RunSettings(), variant_of("expert_iteration", restart=restart), nothing, "switch/a", ports)
+    variant_of("expert_iteration", restart=restart).switch(RunSettings(), None, "switch/a", ports)
     assert done == calls
