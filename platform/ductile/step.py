@@ -65,6 +65,7 @@ def train_step(
     samples = rollout.group_size // (settings.variant.contexts or 1)
     sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
     groups = ports.pool.generate(policy, asked, sampling)
+    members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     sampled = time.monotonic()
     judged = ports.judge.judge(groups)
     metrics = evolved | group_statistics(judged, settings.objective.advantage)
@@ -76,12 +77,17 @@ def train_step(
     of_step = {
         "completions": sum(len(group.completions) for group in groups),
         "sampled_tokens": tokens,
-        "forward_tokens": tokens * len(policy.composition.members),
+        "forward_tokens": tokens * members,
+        "learner_forward_tokens": int(metrics["learner/forward_tokens"]),
         "trained_tokens": int(metrics["learner/tokens"]),
     }
-    for name, value in ((name, value + spent.get(name, 0)) for name, value in of_step.items()):
+    owed = ports.learner.settle()
+    for name, value in ((name, value + spent.get(name, 0) + owed.get(name, 0)) for name, value in of_step.items()):
         budget[name] = budget.get(name, 0) + value
         metrics[f"budget/{name}"] = float(budget[name])
+    if budget["sampled_tokens"]:
+        passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
+        metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
     metrics["rollout/seconds"] = sampled - started
     metrics["rollout/tokens_per_s"] = tokens / max(sampled - started, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started

@@ -10,6 +10,7 @@ from ductile.variants.base import Variant
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics."""
+    variant.switch(settings, ended, stream, ports)
     return {}
 
 

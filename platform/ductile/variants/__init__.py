@@ -11,11 +11,13 @@ from ductile.variants.base import Variant
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
+from ductile.variants.self_proxy import SelfProxy
 
-VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy]] = {
+VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[SelfProxy]] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
+    "self_proxy": SelfProxy,
 }
 
 
@@ -42,7 +44,10 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     ]
     if problems:
         raise SettingsError(problems)
-    return kind(**{name: given[name] for name in used if given[name] is not None})
+    variant = kind(**{name: given[name] for name in used if given[name] is not None})
+    if mistakes := [f"{path}.{line}" for line in getattr(variant, "check", tuple)()]:
+        raise SettingsError(mistakes)
+    return variant
 
 
 def _users(option: str) -> list[str]:

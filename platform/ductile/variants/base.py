@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from ductile.rl.advantages import group_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
+
+if TYPE_CHECKING:  # steps import variants
+    from ductile.plan import Phase
+    from ductile.step import StepPorts
 
 Penalties = Sequence[NDArray[np.float64]] | None
 """For each group, [completion], what is taken off its rewards."""
@@ -39,6 +43,31 @@ class Variant(Protocol):
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
+
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """What the variant itself does between two phases. stream: keys everything random."""
+
+
+@runtime_checkable
+class Dialled(Protocol):
+    """A variant whose policy has a weight alpha in logit space, which may change as the run goes on."""
+
+    alpha: float
+    alpha_end: float | None
+
+    def at_alpha(self, composition: Composition, alpha: float) -> Composition:
+        """The same models with another alpha."""
+
+
+def scheduled_alpha(variant: Dialled, done: int, steps: int) -> float:
+    """Alpha when so many of the run's RL steps are done: linear from `alpha` to `alpha_end`, which the last step has.
+
+    alpha_i = alpha + (alpha_end - alpha) * min(i, n - 1) / (n - 1),  i steps done of n.
+    """
+    if variant.alpha_end is None:
+        return variant.alpha
+    share = min(done, steps - 1) / (steps - 1) if steps > 1 else 1.0
+    return variant.alpha + (variant.alpha_end - variant.alpha) * share
 
 
 def policy_gradient_batch(
