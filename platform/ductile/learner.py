@@ -22,7 +22,7 @@ from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.models.compose import ComposedPolicy
 from ductile.models.kept import kept_model
-from ductile.models.load import check_same_tokenizer
+from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
@@ -257,15 +257,24 @@ class PolicyLearner:
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.set_weights`."""
-        raise NotImplementedError
+        self._engine.set_weights(weights)
+        self._weights = self._engine.weights()
+
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
+        return load_model(self._trainable_path, "float32").state_dict()
+
+    def initial_deviation(self) -> float:
+        """See `ports.Learner.initial_deviation`."""
+        return float(self._policy.trainable.config.initializer_range)
 
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
-        raise NotImplementedError
+        self._engine.reset_optimizer()
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
-        raise NotImplementedError
+        self._engine.clear_moments(masks)
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
@@ -318,6 +327,10 @@ class PolicyLearner:
     def _take_anchor(self) -> None:
         if self._anchor and self._objective.anchor == "phase_start":
             self._anchor.load_trainable(self._phase_start)
+
+    @property
+    def _trainable_path(self) -> str:
+        return next(m.path for m in self.composition.members if m.role == self.composition.trainable)
 
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}

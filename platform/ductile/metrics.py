@@ -62,6 +62,7 @@ SECTIONS = {
     "(direct). Intervals and all turns are in the run's tables.",
     "heuristic": "Heuristics probe: a salient cue against the constraint that should decide, by level. Intervals are in the "
     "run's tables.",
+    "switch": "Switch: what was done to the policy between two phases, at the step of the boundary before it.",
     "phase": "Position, time and cost.",
     "time": "",
     "budget": "",
@@ -237,6 +238,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("heuristic/L<level>/dominance_logit", "ratio", "heuristic dominance ratio of the logistic fit to the cue sweep, left out when the constraint has no effect"),
     Metric("heuristic/L<level>/dominance_occlusion", "ratio", "heuristic dominance ratio by taking away cue and constraint, left out when the constraint has no effect"),
     Metric("phase/index", "count", "position of the phase in the plan, from 0"),
+    Metric("switch/weight_change_rms", "", "root mean square change of the trainable weights by what is done between two phases"),
+    Metric("switch/reset_units", "count", "units of the MLPs that began anew between two phases"),
+    Metric("switch/reset_share", "share", "of all units of the MLPs"),
     Metric("time/step_s", "s", "time of an RL step, from selection to observation"),
     Metric("cost/<probe>/seconds", "s", "time of the probe, completions included that it asked for first"),
     Metric("cost/<probe>/generated_tokens", "tokens", "tokens sampled for the probe, times the models that each had to pass through"),

@@ -158,6 +158,12 @@ class Learner(Protocol):
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Go on from another state dict of the trainable member; the optimizer's state stays."""
 
+    def base_weights(self) -> Mapping[str, Any]:
+        """The trainable member's state dict as its folder has it, on the CPU."""
+
+    def initial_deviation(self) -> float:
+        """Standard deviation of the trainable member's weights at initialisation, as its architecture draws them."""
+
     def reset_optimizer(self) -> None:
         """Forget the optimizer's state."""
 

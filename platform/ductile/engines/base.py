@@ -30,11 +30,44 @@ class Engine(Protocol):
     def weights(self) -> Mapping[str, Tensor]:
         """The module's whole state dict, on the CPU, detached copies. Every rank calls it."""
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take on a whole state dict, the same on every rank; the optimizer's state stays. Every rank calls it.
+
+        In bf16 they are rounded to it, fp32 master copies too: what is published has no more digits.
+        """
+
+    def reset_optimizer(self) -> None:
+        """Forget moments and step counts: the next step is that of a new optimizer. Every rank calls it."""
+
+    def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
+        """Set both of Adam's moments to 0 where a mask is True. Every rank calls it.
+
+        masks: parameter name -> bool tensor of its shape.
+        """
+
     def save(self, folder: Path) -> None:
         """Write weights and optimizer below `folder`. Every rank calls it."""
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote; the learning rate stays the engine's own."""
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's moments, as PyTorch names them."""
+
+
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Zero all of the optimizer's state in place, step counts too, so that whoever holds its tensors sees it."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()
+
+
+def clear(state: Mapping[str, Tensor], mask: Tensor) -> None:
+    """Zero a parameter's moments where the mask is True; there are none before its first step."""
+    for name in MOMENTS:
+        if name in state:
+            state[name].masked_fill_(mask.to(state[name].device), 0.0)
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: LearnerSettings, lr: float) -> torch.optim.AdamW:

@@ -13,12 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import adamw
+from ductile.engines.base import MOMENTS, adamw, clear, forget
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
 import deepspeed
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -69,6 +70,37 @@ class DeepSpeedEngine:
         with deepspeed.zero.GatheredParameters(parameters, enabled=self._stage == 3):
             return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See `Engine.set_weights`; DeepSpeed's fp32 copies are made anew from the weights."""
+        module = self._engine.module
+        parameters = list(module.parameters()) if self._stage == 3 else []
+        with (
+            torch.no_grad(),
+            deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._stage == 3),
+        ):
+            for name, tensor in module.state_dict().items():
+                tensor.copy_(weights[name])
+        if hasattr(self._engine.optimizer, "refresh_fp32_params"):  # in fp32 without ZeRO there are none
+            self._engine.optimizer.refresh_fp32_params()
+
+    def reset_optimizer(self) -> None:
+        """See `Engine.reset_optimizer`."""
+        forget(self._adamw)
+
+    def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
+        """See `Engine.clear_moments`. At ZeRO 3 a parameter's size must be a multiple of the number of ranks."""
+        parameters = dict(self._engine.module.named_parameters())
+        if not self._adamw.state:  # before the first step
+            return
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            if not self._stage:
+                clear(self._adamw.state[self._master(parameter)], mask)
+                continue
+            for moment in MOMENTS:
+                value = safe_get_full_optimizer_state(parameter, moment)
+                safe_set_full_optimizer_state(parameter, value.masked_fill(mask.to(value.device), 0.0), moment)
+
     def save(self, folder: Path) -> None:
         """DeepSpeed's own checkpoint; at ZeRO 1 and above every rank writes its shard."""
         self._engine.save_checkpoint(str(folder), tag="engine")
@@ -80,6 +112,20 @@ class DeepSpeedEngine:
             raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._lr
+
+    @property
+    def _adamw(self) -> torch.optim.Optimizer:
+        """The optimizer inside of DeepSpeed's."""
+        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+
+    def _master(self, parameter: nn.Parameter) -> nn.Parameter:
+        """What the optimizer of stage 0 keeps state for: in bf16 the fp32 copy, else the parameter itself."""
+        optimizer = self._engine.optimizer
+        if not isinstance(optimizer, FP16_UnfusedOptimizer):
+            return parameter
+        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        masters = {id(low): high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
+        return masters[id(parameter)]
 
 
 def _forget_first_step(optimizer: FP16_UnfusedOptimizer) -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import adamw
+from ductile.engines.base import adamw, clear, forget
 
 
 class TorchEngine:
@@ -44,6 +44,20 @@ class TorchEngine:
     def weights(self) -> Mapping[str, Tensor]:
         """A copy on the CPU."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """See `Engine.set_weights`."""
+        self.module.load_state_dict(weights)
+
+    def reset_optimizer(self) -> None:
+        """See `Engine.reset_optimizer`."""
+        forget(self._optimizer)
+
+    def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
+        """See `Engine.clear_moments`."""
+        parameters = dict(self.module.named_parameters())
+        for name, mask in masks.items():
+            clear(self._optimizer.state[parameters[name]], mask)
 
     def save(self, folder: Path) -> None:
         """One file; every rank holds the same and rank 0 writes it."""

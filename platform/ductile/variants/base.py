@@ -18,7 +18,7 @@ from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
 
-if TYPE_CHECKING:  # steps import variants
+if TYPE_CHECKING:  # `step` imports this module
     from ductile.plan import Phase
     from ductile.step import StepPorts
 
@@ -45,7 +45,14 @@ class Variant(Protocol):
         """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
 
     def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """What the variant itself does between two phases. stream: keys everything random."""
+        """The variant's own part of what is done between two phases (`switch.py`). stream: keys what is random."""
+
+
+class NothingAtSwitch:
+    """A variant that does nothing of its own between two phases."""
+
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """Nothing."""
 
 
 @runtime_checkable
@@ -66,7 +73,7 @@ def scheduled_alpha(variant: Dialled, done: int, steps: int) -> float:
     """
     if variant.alpha_end is None:
         return variant.alpha
-    share = min(done, steps - 1) / (steps - 1) if steps > 1 else 1.0
+    share = min(done, steps - 1) / (steps - 1) if steps > 1 else 0.0
     return variant.alpha + (variant.alpha_end - variant.alpha) * share
 
 

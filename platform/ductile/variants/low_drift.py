@@ -15,11 +15,11 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
 
 
 @dataclass(frozen=True)
-class LowDrift:
+class LowDrift(NothingAtSwitch):
     """The policy is the base itself. The KL term acts on silent groups too: they pull it back to the anchor."""
 
     kl: float

@@ -123,3 +123,56 @@ def test_weights_that_zero_3_cut_up_are_gathered_whole(answers: dict[str, Any], 
     assert sharded["held"] == 0  # between steps the layer itself is empty: so there was something to gather
     assert sharded["shape"] == [260, 400]
     assert sharded["difference"] < 1e-5
+
+
+def places(answers: dict[str, Any]) -> list[dict[str, Any]]:
+    return [answers[name]["surgery"] for name in ("alone", "rank-0", "rank-1")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_set_are_the_engines_own_and_trained_on_with_the_old_moments(
+    answers: dict[str, Any], kind: str
+) -> None:
+    first, second = gradients_of(answers)
+    other = flat(answers["alone"]["surgery"][kind]["other"])
+    moments = [np.zeros(8), np.zeros(8)]
+    adamw(np.zeros(8), first, moments, 1.0, 1)
+    expected = adamw(other, second, moments, 1.0, 2)
+    for found in places(answers):
+        assert flat(found[kind]["set_at_once"]) == pytest.approx(other, abs=0)
+        assert flat(found[kind]["set"]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forgotten_optimizer_steps_as_a_new_one(answers: dict[str, Any], kind: str) -> None:
+    for found in places(answers):
+        assert found[kind]["reset"] == found[kind]["fresh"] != found[kind]["set"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_are_cleared_where_the_mask_says_and_nowhere_else(answers: dict[str, Any], kind: str) -> None:
+    first, second = gradients_of(answers)
+    other = flat(answers["alone"]["surgery"][kind]["other"])
+    moments = [np.zeros(8), np.zeros(8)]
+    adamw(np.zeros(8), first, moments, 1.0, 1)
+    cleared = np.concatenate([other[:6] < 0, np.zeros(2, bool)])
+    assert cleared.any() and not cleared[:6].all()
+    moments = [np.where(cleared, 0.0, moment) for moment in moments]
+    expected = adamw(other, second, moments, 1.0, 2)
+    for found in places(answers):
+        assert flat(found[kind]["cleared"]) == pytest.approx(expected, abs=1e-5)
+
+
+def gradients_of(answers: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The clipped gradients of step 1 at the first weights, and of step 2 at the weights that are set."""
+    random = np.random.default_rng(3)
+    shapes = ((STEPS, ROWS, 3), (STEPS, ROWS, 2), (2, 3), (2,))
+    inputs, targets, weight, bias = (random.normal(size=shape).astype(np.float32).astype(float) for shape in shapes)
+    targets[0] *= 3
+    other = flat(answers["alone"]["surgery"]["torch"]["other"])
+    found = []
+    for step, (w, b) in enumerate(((weight, bias), (other[:6].reshape(2, 3), other[6:]))):
+        error = inputs[step] @ w.T + b - targets[step]
+        gradient = np.concatenate([(2 * error.T @ inputs[step] / ROWS).ravel(), 2 * error.sum(axis=0) / ROWS])
+        found.append(gradient * min(1.0, CLIP / float(np.linalg.norm(gradient))))
+    return found[0], found[1]

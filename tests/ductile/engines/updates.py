@@ -90,8 +90,32 @@ def resume(kind: str, folder: Path) -> dict[str, object]:
     return {"saved": saved, "loaded": loaded, "went_on": plain(first), "continued": plain(other)}
 
 
+def surgery(kind: str, rank: int = 0, world: int = 1) -> dict[str, object]:
+    """After a step: other weights and the next step; a forgotten optimizer; moments cleared where a weight is negative.
+
+    Each in an engine of its own. The last weights of each, and those that were set.
+    """
+    random = torch.Generator().manual_seed(11)
+    other = {"weight": torch.randn(2, 3, generator=random), "bias": torch.randn(2, generator=random)}
+    answer: dict[str, object] = {"other": {name: tensor.flatten().tolist() for name, tensor in other.items()}}
+    for what in ("set", "fresh", "reset", "cleared"):
+        engine = engine_of(kind)
+        if what != "fresh":
+            update(engine, 0, rank, world)
+        if what == "cleared":
+            engine.clear_moments({"weight": other["weight"] < 0})
+        engine.set_weights(other)
+        answer[f"{what}_at_once"] = plain(engine)
+        if what == "reset":
+            engine.reset_optimizer()
+        update(engine, 1, rank, world)
+        answer[what] = plain(engine)
+    return answer
+
+
 def alone(folder: Path) -> None:
     answer = {
+        "surgery": {kind: surgery(kind) for kind in KINDS},
         "updates": {kind: updates(kind) for kind in KINDS},
         "resumed": {kind: resume(kind, folder / kind) for kind in KINDS},
     }
@@ -123,6 +147,7 @@ def sharded(rank: int, world: int) -> dict[str, object]:
 def one_of_two(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     answer = {kind: updates(kind, rank, 2) for kind in KINDS} | {"sharded": sharded(rank, 2)}
+    answer["surgery"] = {kind: surgery(kind, rank, 2) for kind in KINDS}
     (folder / f"rank-{rank}.json").write_text(json.dumps(answer))
 
 
