@@ -17,7 +17,8 @@ T = TypeVar("T")
 class DeployedPool:
     """A rollout pool in which `policy` stands for the whole of them; any other policy answers bare problems.
 
-    experts, contexts, prefixes: by domain key; experts may have one for `OTHER_DOMAINS`. The routing knows a problem's domain, as whoever deploys them would.
+    experts, contexts, prefixes: by domain key; experts may have one for `OTHER_DOMAINS`. The routing knows a problem's
+    domain, as whoever deploys them would.
     """
 
     pool: RolloutPool

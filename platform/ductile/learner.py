@@ -178,10 +178,8 @@ class PolicyLearner:
 
     def freeze(self) -> str:
         """See `ports.Learner.freeze`; named by what it holds, so that doing it again finds it."""
-        member = next(m for m in self.composition.members if m.role == self.composition.trainable)
-        return str(
-            kept_model(self._models_folder(), member.path, self._weights, self._settings.model.dtype, member.role)
-        )
+        folder, dtype = self._models_folder(), self._settings.model.dtype
+        return str(kept_model(folder, self._trainable_path, self._weights, dtype, self.composition.trainable))
 
     def keep_expert(self, domain: str, composition: Composition) -> None:
         """See `ports.Learner.keep_expert`."""

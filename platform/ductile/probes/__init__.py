@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ductile.probes.alphas import AlphasProbe
 from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
 from ductile.probes.cost import Meter, MeteredPool
@@ -36,6 +37,7 @@ PROBES: dict[str, Probe] = {
         GradientsProbe(),
         SelfConditioningProbe(),
         HeuristicsProbe(),
+        AlphasProbe(),
         BranchProbe(),
     )
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ductile.config import PhaseSettings, ProbeSettings, RolloutSettings
-from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
+from ductile.ports import Composition, Judge, PolicyRef, RolloutPool, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Split
 
 STREAM = "probe/eval"
@@ -52,6 +52,7 @@ class ProbeContext:
     start:        the policy at the start of that phase; None at boundary 0.
     batch:        what the learner would learn from judged groups (`variants.base.Variant.batch`): an `rl.batch.Batch`.
     objective:    what it would minimise: an `rl.objective.Objective`.
+    at_alpha:     the policy's models composed with another alpha; None where the policy has no such weight.
     history:      the results of the boundaries before this one.
     run_branch:   trains throw-away copies of the learner and of the base (`branch.Branches.measured`); returns
                   `probes.branch.Arms`, or None when they go on beside the run. Itself None inside a phase.
@@ -73,6 +74,7 @@ class ProbeContext:
     start: PolicyRef | None = None
     batch: Callable[[Sequence[JudgedGroup]], Any] | None = None
     objective: Any = None
+    at_alpha: Callable[[float], Composition] | None = None
     _groups: dict[tuple[str, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
     _judged: dict[tuple[Sampling, str], JudgedGroup] = field(default_factory=dict, init=False, repr=False)
 

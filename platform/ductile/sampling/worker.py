@@ -17,7 +17,7 @@ import torch
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_tokenizer
-from ductile.ports import Composition, Divergence, PolicyRef, Sampling
+from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.divergence import divergence
 from ductile.sampling.sampler import sample

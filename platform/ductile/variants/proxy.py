@@ -32,7 +32,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
+from ductile.variants.base import Penalties, policy_gradient_batch
 
 if TYPE_CHECKING:  # steps import variants
     from ductile.plan import Phase
@@ -44,7 +44,7 @@ DISTIL_STEPS = 40
 
 
 @dataclass(frozen=True)
-class Proxy(NothingAtSwitch):
+class Proxy:
     """Base, expert and anti-expert; three forward passes a token, counted in `budget/forward_tokens`."""
 
     alpha: float

@@ -12,22 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient_batch
-
-if TYPE_CHECKING:  # steps import variants
-    from ductile.plan import Phase
-    from ductile.step import StepPorts
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
 
 
 @dataclass(frozen=True)
-class SelfProxy:
+class SelfProxy(NothingAtSwitch):
     """The base and a trained copy of it; two forward passes a token."""
 
     alpha: float
@@ -60,6 +55,3 @@ class SelfProxy:
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of the groups that have a gradient."""
         return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
-
-    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """Nothing: the copy goes on."""
