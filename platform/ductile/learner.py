@@ -247,7 +247,7 @@ class PolicyLearner:
             return {}
         base = Composition((self.origin.members[0],), self.origin.members[0].role)
         kept = {domain: (composition, None) for domain, composition in self._kept.items()}
-        return {**kept, self._domain: (self.composition, self._weights), OTHER_DOMAINS: (base, None)}
+        return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
