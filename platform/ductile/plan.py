@@ -15,6 +15,7 @@ from ductile.config import (
     PhaseSettings,
     RunSettings,
     SelfConditioningSettings,
+    SwitchSettings,
 )
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
@@ -109,6 +110,7 @@ def check(settings: RunSettings) -> list[str]:
     checks = (
         _domain_mistakes,
         _probe_domain_mistakes,
+        _memory_mistakes,
         _family_mistakes,
         _probe_mistakes,
         _branch_mistakes,
@@ -197,6 +199,20 @@ def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -
     if not sum(formats.values()):
         allowed = ", ".join(domain.formats)
         yield f"{path}.formats: {dict(formats)} gives no format a share; give at least one of: {allowed}"
+
+
+def _memory_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What would be done to an expert that begins anew at every switch."""
+    memory, unset = settings.variant.memory, SwitchSettings()
+    if settings.variant.name != "proxy" or memory in (None, "sequential"):
+        return
+    for name in ("optimizer", "fusion", "shrink", "perturb", "redo", "utility_reset"):
+        value = getattr(settings.switch, name)
+        if value != getattr(unset, name):
+            yield (
+                f"switch.{name}: {value!r} would change the untouched expert that begins with variant.memory={memory}; "
+                f"allowed: with memory=sequential"
+            )
 
 
 def _family_mistakes(settings: RunSettings) -> Iterator[str]:

@@ -75,7 +75,17 @@ class CountingLearner:
     def update(self, batch: Batch) -> dict[str, float]:
         self.version += 1
         self.batches.append(batch)
-        return {"learner/tokens": float(sum(len(row.completion) for row in batch.rows))}
+        tokens = float(sum(len(row.completion) for row in batch.rows))
+        return {"learner/tokens": tokens, "learner/forward_tokens": 2 * tokens}
+
+    @property
+    def origin(self) -> Composition:
+        return self.composition
+
+    phase_start_composition = origin
+
+    def settle(self) -> Mapping[str, int]:
+        return {}
 
     def weights(self) -> Mapping[str, Any]:
         return {"version": self.version}

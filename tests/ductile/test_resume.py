@@ -95,7 +95,7 @@ def settings(**changed: Any) -> RunSettings:
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
     variant = make_variant(wanted.variant)
-    learner = make_learner(wanted, variant, model, model)
+    learner = make_learner(wanted, variant, model, model, folder / "run" / "models")
     ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
