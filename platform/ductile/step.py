@@ -67,7 +67,7 @@ def train_step(
     groups = ports.pool.generate(policy, asked, sampling)
     sampled = time.monotonic()
     judged = ports.judge.judge(groups)
-    metrics = evolved | group_statistics(judged, settings.objective.advantage)
+    metrics = evolved | group_statistics(ports.course.own(judged), settings.objective.advantage)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
     metrics |= ports.course.observe(judged, step)
@@ -82,6 +82,7 @@ def train_step(
     for name, value in ((name, value + spent.get(name, 0)) for name, value in of_step.items()):
         budget[name] = budget.get(name, 0) + value
         metrics[f"budget/{name}"] = float(budget[name])
+    metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
     metrics["rollout/seconds"] = sampled - started
     metrics["rollout/tokens_per_s"] = tokens / max(sampled - started, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started
