@@ -318,12 +318,9 @@ def _data_mistakes(settings: RunSettings) -> Iterator[str]:
         if phase.levels
         for level in ladder_levels(data.ladder, domains[name], phase.levels)
     }
-    for position, level in enumerate(data.ladder):
-        if level not in climbed:
-            yield (
-                f"data.ladder[{position}]: {level}: no phase's domain has it below the phase's own levels; allowed: "
-                f"{'; '.join(_easier_levels(name, domains[name], phase) for name, phase in settings.phase.items())}"
-            )
+    if idle := [level for level in data.ladder if level not in climbed]:
+        easier = (_easier_levels(name, domains[name], phase) for name, phase in settings.phase.items())
+        yield f"data.ladder: {idle}: no phase's domain has them below the phase's own; allowed: {'; '.join(easier)}"
 
 
 def _easier_levels(name: str, domain: Domain, phase: PhaseSettings) -> str:

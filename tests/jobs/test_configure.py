@@ -12,6 +12,7 @@ from ductile.config import ArchitectureSettings, RunSettings
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.settings import SettingsError
+from ductile.variants import VARIANTS
 from jobs.configure import GROUPS, compare_settings, parse, presets, run_settings
 from jobs.usage import help_text
 
@@ -224,8 +225,18 @@ def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
         "rotate_alone",
     )  # so does the branch of too_hard: plan.check refuses the two together
     for experiment in [name for name in presets("experiment") if not (rotates and name == "too_hard")]:
+        if not _fits(variant, plan, experiment):
+            continue
         settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
-        assert (settings.plan, settings.variant.name) == (plan, variant)
+        assert settings.plan == plan
+        assert settings.variant.name == (variant if variant in VARIANTS else "parameter_only")
+
+
+def _fits(variant: str, plan: str, experiment: str) -> bool:
+    """Whether a remedy finds something to do: plan.check refuses it where it does not."""
+    if variant == "ladder":
+        return plan in ("none", "guessable", "honest", "too_hard_then_shift")
+    return variant != "replay" or experiment != "none" or plan in ("none", "sequence", "too_hard_then_shift")
 
 
 def test_data_of_gsm8k_is_found_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ class Replay:
             while queue and queue[-1].id in asked:
                 queue.pop()
             if queue:
-                asked[queue[-1].id] = queue.pop()
+                problem = queue.pop()
+                asked[problem.id] = problem
         return list(asked.values())
 
     def _shuffled(self, number: int, step: int, seed: int) -> list[Problem]:
