@@ -95,15 +95,6 @@ class Course:
         """Those of the step's groups that are the phase's own: all but the replayed ones."""
         return [group for group in judged if group.group.problem.id not in self._asked.replayed]
 
-    def more(self, phase: Phase, step: int, seed: int, asked: Collection[str], count: int) -> list[Problem]:
-        """Up to `count` problems for the same step that are not among the ids `asked`; fewer when the pool has no more.
-
-        They follow those that `ask` gave: the difficulty service's rule goes on down its list.
-        """
-        wanted = min(len(asked) + count, len(phase.pool))
-        others = [id for id in self._difficulty.select(wanted, step, seed) if id not in asked]
-        return [phase.pool[id] for id in others[:count]]
-
     def observe(self, judged: Sequence[JudgedGroup], step: int) -> dict[str, float]:
         """What came of the problems that were asked last; returns metrics."""
         asked, outcomes = self._asked, successes(judged)

@@ -1,4 +1,4 @@
-"""The parts together: every step has its problems, none twice; what is no part of the phase teaches the phase nothing."""
+"""The parts together: a step has its problems, none twice; what is no part of the phase teaches it nothing."""
 
 from __future__ import annotations
 
