@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "low_drift": {"kl": 0.3, "kl_estimator": "k3", "anchor": "base"},
     "proxy": {"alpha": 0.5},
     "expert_iteration": {},
+    "fast_slow": {"contexts": 2, "evolve_every": 6, "evolve_calls": 256, "reflector": "vocabulary"},
 }
 POLICY_GRADIENT = [name for name in VARIANTS if name != "expert_iteration"]
 BASE, EXPERT = Path("models/base"), Path("models/expert")
@@ -67,8 +68,8 @@ def settings_of(length_norm: str, entropy: float = 0.0) -> RunSettings:
 
 def test_unknown_variant_is_named_with_the_nearest_known_one() -> None:
     assert refusal("low_drif") == (
-        "variant.name: unknown variant 'low_drif'; allowed: expert_iteration, low_drift, parameter_only, proxy "
-        "(did you mean low_drift?)",
+        "variant.name: unknown variant 'low_drif'; allowed: expert_iteration, fast_slow, low_drift, "
+        "parameter_only, proxy (did you mean low_drift?)",
     )
 
 
