@@ -239,7 +239,7 @@ class VariantSettings:
     kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor", above=0)
     kl_estimator: str | None = setting(
         None,
-        "low_drift: estimator of the KL; k1 belongs into the reward, k3+ (k3 with the gradient of k2) into the loss",
+        "low_drift: estimator of the KL; in the loss k2, k3 or k3+ (k3, gradient of k2), in the reward k1 or k3",
         choices=("k1", "k2", "k3", "k3+"),
     )
     kl_place: str | None = setting(None, "low_drift: where the KL goes; unset: the loss", choices=("loss", "reward"))
@@ -251,14 +251,18 @@ class VariantSettings:
     )
     anchor: str | None = setting(
         None,
-        "low_drift: what the policy stays close to; prior_data: what it answered on data.prior and on earlier phases "
-        "when they ended",
+        "low_drift: what the policy stays close to; prior_data: what it answered to data.prior and to earlier phases' "
+        "problems when the phase began",
         choices=("base", "phase_start", "ema", "prior_data"),
     )
     ema_decay: float | None = setting(
         None, "low_drift: share of the anchor ema that stays at each step; unset: 0.99", above=0, high=1
     )
-    l2_init: float | None = setting(None, "low_drift: strength of the pull of all weights to the base", above=0)
+    l2_init: float | None = setting(
+        None,
+        "low_drift: strength of the pull of all weights to the base: each step goes lr * l2_init of the way",
+        above=0,
+    )
     ewc: float | None = setting(
         None,
         "low_drift: strength of the pull to the weights at the end of earlier phases, by Fisher information",
@@ -325,7 +329,9 @@ class SwitchSettings:
         above=0,
         high=1,
     )
-    problems: int = setting(32, "problems of the ended phase whose completions show what the units do", low=1)
+    problems: int = setting(
+        32, "problems of the ended phase whose completions show what the units do, and EWC's Fisher information", low=1
+    )
 
 
 @dataclass(frozen=True)
@@ -362,6 +368,16 @@ class DataSettings:
     ladder_rate: float = setting(0.6, "pass rate at which the next level is asked", above=0, high=1)
     defer_after: int = setting(0, "visits without a success after which a problem is deferred; 0: never", low=0)
     defer_steps: int = setting(10, "steps for which it is deferred", low=1)
+
+    def check(self) -> Iterator[str]:
+        if self.replay + self.review > 1:
+            yield f"replay: {self.replay} and review ({self.review}) together are more than the whole step"
+        if self.hint_end > self.hint:
+            yield f"hint_end: {self.hint_end} is more than hint ({self.hint}): hints fall (did you swap them?)"
+        if self.hint_steps is not None and not self.hint:
+            yield f"hint_steps: {self.hint_steps} is never read: hint is 0; set hint, or leave hint_steps out"
+        if list(self.ladder) != sorted(set(self.ladder)):
+            yield f"ladder: {list(self.ladder)} must rise from one level to the next"
 
 
 @dataclass(frozen=True)

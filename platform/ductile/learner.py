@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,26 +17,38 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ductile.anchors import Anchor, sequence_kl
 from ductile.checkpoint import write_text
 from ductile.config import RunSettings
+from ductile.consolidation import Consolidation, fisher
 from ductile.engines import make_engine
+from ductile.memory import Memory
 from ductile.models.compose import ComposedPolicy
+from ductile.models.kept import kept_model
 from ductile.models.load import check_same_tokenizer, load_model
-from ductile.ports import BranchRequest, Composition
-from ductile.problem import JudgedGroup
+from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
+from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
-from ductile.rl.objective import Objective, micro_loss
+from ductile.rl.kl import adapted_coefficient
+from ductile.rl.objective import Objective, memory_loss, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
-from ductile.variants.base import Variant
+from ductile.variants.base import Dialled, Variant, scheduled_alpha
+
+Schedule = Callable[[Composition, int], Composition]
+"""(composition, updates done) -> the same models with the coefficients that they have then."""
 
 
-def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> PolicyLearner:
-    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
+def make_learner(
+    settings: RunSettings, variant: Variant, base: Path, expert: Path, models: Path | None = None
+) -> PolicyLearner:
+    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ.
+
+    models: where it may write models of its own, as a proxy's frozen experts.
+    """
     composition = variant.composition(base, expert)
     check_same_tokenizer([member.path for member in composition.members])
-    return PolicyLearner(
-        settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
-    )
+    objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
+    return PolicyLearner(settings, composition, objective, lr, models=models, schedule=_schedule(settings, variant))
 
 
 def restored_learner(
@@ -52,7 +66,9 @@ def restored_learner(
     if snapshot is None:
         return PolicyLearner(settings, composition, objective, lr, None if model is None else model.state_dict())
     if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
-        learner = PolicyLearner(settings, composition, objective, lr, load_file(snapshot / "weights.safetensors"))
+        recorded = _composition(_recorded(snapshot)["composition"])
+        weights = load_file(snapshot / "weights.safetensors")
+        learner = PolicyLearner(settings, recorded, objective, lr, weights, origin=composition)
         learner._recall(snapshot)
     else:
         learner = PolicyLearner(settings, composition, objective, lr)
@@ -61,24 +77,54 @@ def restored_learner(
 
 
 def branch_learner(
-    settings: RunSettings, variant: Variant, composition: Composition, request: BranchRequest
+    settings: RunSettings,
+    variant: Variant,
+    composition: Composition,
+    request: BranchRequest,
+    models: Path | None = None,
 ) -> PolicyLearner:
     """The throw-away learner of a branch: the snapshot's weights, or the folders' own where it names none.
 
-    `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own.
+    composition: of the run's beginning; a snapshot knows its own. No schedule goes on in a branch, which is no part of
+    the plan: coefficients stay as they are where it begins. models: the run's own folder for models.
+    `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own; what
+    holds the policy (the average that is its anchor, its Fisher information) is the snapshot's.
     """
     objective: Objective | Supervised = variant.objective(settings.objective)
     lr = variant.lr or settings.learner.lr
     if request.mode == "sft":
         objective, lr = Supervised(), settings.probe.branch.sft_lr or lr
     if request.snapshot is None:
-        return PolicyLearner(settings, composition, objective, lr)
+        return PolicyLearner(settings, composition, objective, lr, models=models)
     folder = Path(request.snapshot)
-    learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
+    recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
+    learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
+    learner._recall_holds(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
         learner._weights = learner._engine.weights()
     return learner
+
+
+def _schedule(settings: RunSettings, variant: Variant) -> Schedule | None:
+    """A variant's alpha over the plan's steps, each of which is one update."""
+    if not isinstance(variant, Dialled) or variant.alpha_end is None:
+        return None
+    dialled, steps = variant, sum(phase.steps for phase in settings.phase.values())
+
+    def scheduled(composition: Composition, done: int) -> Composition:
+        return dialled.at_alpha(composition, scheduled_alpha(dialled, done, steps))
+
+    return scheduled
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "learner.json").read_text())
+    return document
+
+
+def _composition(values: Mapping[str, Any]) -> Composition:
+    return Composition(tuple(Member(**member) for member in values["members"]), values["trainable"])
 
 
 class Diverged(RuntimeError):
@@ -95,23 +141,74 @@ class PolicyLearner:
         objective: Objective | Supervised,
         lr: float,
         start: Mapping[str, Tensor] | None = None,
+        origin: Composition | None = None,
+        models: Path | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        """`start`: the trainable member's first weights; those in its folder when it is None."""
+        """start: the trainable member's first weights; those in its folder when it is None.
+
+        origin: what the run began as, where that is another composition. schedule: the composition with the
+        coefficients that it has after so many updates; None: they stay.
+        """
         self.version = 0
-        self.composition = composition
+        self.origin, self.models = origin or composition, models
+        self._schedule = schedule
+        self._domain: str | None = None
+        self._kept: dict[str, Composition] = {}  # domain key -> policy whose expert is frozen
+        self._owed: dict[str, int] = {}
         self._settings, self._objective, self._lr = settings, objective, lr
+        self._compose(composition, start)
+        self._phase_start, self.phase_start_composition = self._base, composition
+
+    def _compose(self, composition: Composition, start: Mapping[str, Tensor] | None) -> None:
+        """Load the policy and its anchor, and make a fresh engine around them."""
+        settings, objective, lr = self._settings, self._objective, self._lr
+        self.composition = composition
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
+        self._consolidation = Consolidation(objective, self._policy.trainable.state_dict())
         if start is not None:  # before the engine is made: ZeRO 3 leaves nothing that a state dict could be copied into
             self._policy.load_trainable(start)
-        self._anchor = None
+        self._anchor: Anchor | None = None
         if objective.anchor:
-            self._anchor = ComposedPolicy.load(composition, settings.model.dtype).to(device).requires_grad_(False)
+            self._anchor = Anchor(objective, ComposedPolicy.load(composition, settings.model.dtype).to(device))
+        self._kl = objective.kl  # the coefficient of the moment
+        self._penalised: tuple[float, int] | None = None  # KL a token and completions of the last `penalties`
+        self._memory = Memory()
         self._engine = make_engine(self._policy.trainable, settings.learner, lr)
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
         self._names = [name for name, _ in self._policy.trainable.named_parameters()]
         self._base = self._engine.weights()
-        self._weights = self._phase_start = self._base
+        self._weights = self._base
+
+    def recompose(self, composition: Composition, weights: Mapping[str, Tensor] | None = None) -> None:
+        """See `ports.Learner.recompose`. Version, phase and drift's beginning aside, it is a new learner."""
+        del self._engine, self._policy  # so that both generations never need memory at once
+        self._compose(composition, weights)
+
+    def freeze(self) -> str:
+        """See `ports.Learner.freeze`; named by what it holds, so that doing it again finds it."""
+        folder, dtype = self._models_folder(), self._settings.model.dtype
+        return str(kept_model(folder, self._trainable_path, self._weights, dtype, self.composition.trainable))
+
+    def keep_expert(self, domain: str, composition: Composition) -> None:
+        """See `ports.Learner.keep_expert`."""
+        self._kept[domain] = composition
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """See `ports.Learner.spend`."""
+        for name, value in spent.items():
+            self._owed[name] = self._owed.get(name, 0) + value
+
+    def settle(self) -> Mapping[str, int]:
+        """See `ports.Learner.settle`. A checkpoint follows a step, so that nothing is owed in any."""
+        owed, self._owed = self._owed, {}
+        return owed
+
+    def _models_folder(self) -> Path:
+        if self.models is None:
+            raise RuntimeError("this learner has no folder for models; give `models` when it is made")
+        return self.models
 
     def update(self, batch: Batch) -> dict[str, float]:
         """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
@@ -122,9 +219,17 @@ class PolicyLearner:
         started = time.monotonic()
         self.version += 1
         tokens = sum(len(row.completion) for row in batch.rows)
-        metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
+        models = len(self.composition.members) + (len(self._anchor.policy.composition.members) if self._anchor else 0)
+        passed = sum(row.tokens for row in batch.rows) * models * self._settings.learner.epochs
+        metrics = {
+            "learner/skipped": float(not batch.rows),
+            "learner/tokens": float(tokens),
+            "learner/forward_tokens": float(passed),
+        }
         if batch.rows:
             metrics |= self._train(batch)
+        metrics |= self._steer(metrics.get("learner/kl_anchor"), len(batch.rows))
+        self._reweigh()
         metrics["learner/weight_drift_rms"] = rms_distance(
             self._parameters(self._weights), self._parameters(self._base)
         )
@@ -136,16 +241,55 @@ class PolicyLearner:
 
     def start_phase(self, domain: str) -> None:
         """Keep what the weights are now; take them as the anchor, where that is the objective's."""
-        self._phase_start = self._weights
-        self._take_anchor()
+        if domain in self._kept:  # its expert is taken up again
+            self.recompose(self._kept.pop(domain))
+            self._reweigh()
+        self._domain = domain
+        self._phase_start, self.phase_start_composition = self._weights, self.composition
+        if self._anchor:
+            self._anchor.start_phase(self._weights)
 
     def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
-        """See `ports.Learner.penalties`."""
-        return None
+        """See `ports.Learner.penalties`: coefficient * KL of each completion to the anchor, where that is its place."""
+        objective, settings = self._objective, self._settings
+        if not self._anchor or not isinstance(objective, Objective) or objective.kl_place != "reward":
+            return None
+        rank, world = _place()
+        kl = sequence_kl(
+            self._anchor.policy,
+            judged,
+            objective.kl_estimator,
+            settings.rollout.temperature,
+            settings.learner.micro_tokens,
+            rank,
+            world,
+        )
+        tokens = sum(len(completion.tokens) for group in judged for completion in group.group.completions)
+        completions = sum(len(group.verdicts) for group in judged)
+        self._penalised = (float(sum(part.sum() for part in kl)) / tokens, completions)
+        return [self._kl * part for part in kl]
+
+    def remember(self, groups: Sequence[Group]) -> None:
+        """See `ports.Learner.remember`; nothing is kept for an objective with another anchor, or none."""
+        if self._objective.anchor == "prior_data":
+            self._memory = Memory.of(groups)
+
+    def consolidate(self, groups: Sequence[Group]) -> None:
+        """See `ports.Learner.consolidate`. On a copy that is whole on every rank, whatever the engine shards."""
+        if not self._objective.ewc:
+            return
+        policy = ComposedPolicy.load(self.composition, self._settings.model.dtype).to(self._policy.device)
+        policy.load_trainable(self._weights)
+        information = fisher(policy, groups, self._settings.rollout.temperature, *_place())
+        self._consolidation.add(information, self._weights)
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
-        """See `ports.Learner.experts`."""
-        return {}
+        """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
+        if self._settings.variant.memory != "fresh" or self._domain is None:
+            return {}
+        base = Composition((self.origin.members[0],), self.origin.members[0].role)
+        kept = {domain: (composition, None) for domain, composition in self._kept.items()}
+        return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
@@ -156,6 +300,14 @@ class PolicyLearner:
         self._engine.set_weights(weights)
         self._weights = self._engine.weights()
 
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
+        return load_model(self._trainable_path, "float32").state_dict()
+
+    def initial_deviation(self) -> float:
+        """See `ports.Learner.initial_deviation`."""
+        return float(self._policy.trainable.config.initializer_range)
+
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
         self._engine.reset_optimizer()
@@ -163,11 +315,6 @@ class PolicyLearner:
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
         self._engine.clear_moments(masks)
-
-    def base_weights(self) -> Mapping[str, Tensor]:
-        """The trainable member's state dict as its folder has it: a branch's learner began from a snapshot."""
-        (path,) = {member.path for member in self.composition.members if member.role == self.composition.trainable}
-        return load_model(path, self._settings.model.dtype).state_dict()
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
@@ -180,10 +327,25 @@ class PolicyLearner:
         if not dist.is_initialized() or dist.get_rank() == 0:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
-            write_text(folder / "learner.json", json.dumps({"version": self.version}))
+            self._memory.save(folder)
+            self._consolidation.save(folder)
+            if self._anchor:
+                self._anchor.save(folder)
+            adapted = {"kl": self._kl} if self._objective.kl_target else {}
+            document = {
+                "version": self.version,
+                "composition": asdict(self.composition),
+                "phase_start_composition": asdict(self.phase_start_composition),
+                "domain": self._domain,
+                "experts": {domain: asdict(composition) for domain, composition in self._kept.items()},
+            }
+            write_text(folder / "learner.json", json.dumps(document | adapted))
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote, which may be another composition than this one."""
+        composition = _composition(_recorded(folder)["composition"])
+        if composition.models != self.composition.models:
+            self.recompose(composition)
         self._engine.load(folder)
         self._recall(folder)
         self._weights = self._engine.weights()
@@ -191,32 +353,59 @@ class PolicyLearner:
     def _recall(self, folder: Path) -> None:
         """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
-        self._take_anchor()
-        self.version = json.loads((folder / "learner.json").read_text())["version"]
+        if self._anchor:
+            self._anchor.start_phase(self._phase_start)
+        document = _recorded(folder)
+        self.version, self._domain = document["version"], document["domain"]
+        self.phase_start_composition = _composition(document["phase_start_composition"])
+        self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
+        self._set_coefficients(_composition(document["composition"]))
+        self._recall_holds(folder)
 
-    def _take_anchor(self) -> None:
-        if self._anchor and self._objective.anchor == "phase_start":
-            self._anchor.load_trainable(self._phase_start)
+    def _reweigh(self) -> None:
+        """Take the coefficients that the policy has after so many updates."""
+        if self._schedule:
+            self._set_coefficients(self._schedule(self.composition, self.version))
+
+    def _set_coefficients(self, composition: Composition) -> None:
+        self._policy.set_coefficients(composition)
+        self.composition = composition
+
+    def _recall_holds(self, folder: Path) -> None:
+        """Read what holds the policy: its anchor's average, the KL's coefficient, memory and Fisher information."""
+        self._consolidation.load(folder)
+        if self._anchor:
+            self._anchor.load(folder)
+            self._memory = Memory.load(folder)
+        if self._objective.kl_target:
+            self._kl = json.loads((folder / "learner.json").read_text())["kl"]
+
+    @property
+    def _trainable_path(self) -> str:
+        return next(m.path for m in self.composition.members if m.role == self.composition.trainable)
 
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}
 
     def _train(self, batch: Batch) -> dict[str, float]:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, world = _place()
         learner, before = self._settings.learner, self._weights
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
+        share = self._memory.share(len(batch.rows), self._settings.seed, self.version)
+        kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
         for _ in range(learner.epochs):
-            sums = [self._backward(micro, last=micro is micros[-1]) for micro in micros]
+            sums = [self._backward(micro, last=micro is micros[-1] and not kept) for micro in micros]
+            remembered = [self._backward_memory(micro, last=micro is kept[-1]) for micro in kept]
             norm = self._engine.step()
-            passes.append(_reduce(sums, world))
+            passes.append(_with_memory(_reduce(sums, world), _reduce(remembered, world)))
             if not math.isfinite(norm):
                 raise Diverged(
                     f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
+            self._hold()
         first, last = passes[0], passes[-1]
-        self._weights = self._engine.weights()
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
@@ -232,21 +421,52 @@ class PolicyLearner:
                 "learner/clip_share": last["clipped"] / last["tokens"],
                 "learner/ratio_max": last["ratio_max"],
             }
-        if self._anchor:
-            metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
+        if "kl_tokens" in first:
+            metrics["learner/kl_anchor"] = first["kl"] / first["kl_tokens"]
         return metrics
+
+    def _hold(self) -> None:
+        """After an optimizer step: pull the weights back, and let the average follow them."""
+        self._weights = self._engine.weights()
+        if self._consolidation.acts:
+            self._engine.set_weights(self._consolidation.pulled(self._weights, self._lr))
+            self._weights = self._engine.weights()
+        if self._anchor:
+            self._anchor.follow(self._weights)
+
+    def _steer(self, kl: float | None, completions: int) -> dict[str, float]:
+        """Metrics of the KL; adapts its coefficient to the target, where there is one and a KL was measured."""
+        if self._penalised is not None:
+            (kl, completions), self._penalised = self._penalised, None
+        metrics = {} if kl is None else {"learner/kl_anchor": kl}
+        if isinstance(self._objective, Objective) and self._objective.kl_target:
+            metrics["learner/kl_coefficient"] = self._kl
+            if kl is not None:
+                target, horizon = self._objective.kl_target, self._objective.kl_horizon
+                self._kl = adapted_coefficient(self._kl, kl, target, completions, horizon)
+        return metrics
+
+    def _backward_memory(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
+        assert self._anchor
+        ids, mask = micro.padded.ids, micro.padded.mask
+        logits = self._policy(ids, mask, trained=self._engine.module)
+        temperature = self._settings.rollout.temperature
+        loss, sums = memory_loss(logits, self._anchor.logits(ids, mask), micro, self._kl, temperature)
+        self._engine.backward(loss, last)
+        return sums
 
     def _backward(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
         ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
-        anchor_logits = None
-        if self._anchor:
-            with torch.no_grad():
-                anchor_logits = self._anchor(ids, mask)
+        anchor = self._anchor if self._objective.kl_in_loss else None
+        anchor_logits = anchor.logits(ids, mask) if anchor else None
         logits = self._policy(ids, mask, trained=self._engine.module)
         if isinstance(self._objective, Supervised):
             loss, sums = likelihood_loss(logits, micro)
         else:
-            loss, sums = micro_loss(logits, anchor_logits, micro, self._objective, temperature)
+            objective = replace(self._objective, kl=self._kl)
+            loss, sums = micro_loss(logits, anchor_logits, micro, objective, temperature)
+            if anchor:
+                sums["kl_tokens"] = sums["tokens"]
         self._engine.backward(loss, last)
         return sums
 
@@ -267,14 +487,33 @@ def rms_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def _reduce(sums: list[dict[str, Tensor]], world: int) -> dict[str, float]:
-    """The step's totals over micro-batches and ranks."""
+    """The step's totals over micro-batches and ranks; nothing of nothing."""
+    if not sums:
+        return {}
     names = [name for name in sums[0] if name != "ratio_max"]
     total = torch.stack([torch.stack([part[name].double() for name in names]) for part in sums]).sum(dim=0)
-    largest = torch.stack([part["ratio_max"].double() for part in sums]).max()
     if world > 1:
         dist.all_reduce(total)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return dict(zip(names, total.tolist(), strict=True)) | {"ratio_max": float(largest)}
+    totals = dict(zip(names, total.tolist(), strict=True))
+    if "ratio_max" in sums[0]:
+        largest = torch.stack([part["ratio_max"].double() for part in sums]).max()
+        if world > 1:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        totals["ratio_max"] = float(largest)
+    return totals
+
+
+def _with_memory(totals: dict[str, float], remembered: dict[str, float]) -> dict[str, float]:
+    """A pass's totals with those of the memory: its loss is added, and its KL is the one to the anchor."""
+    if not remembered:
+        return totals
+    loss = totals["loss"] + remembered["loss"]
+    return totals | {"loss": loss, "kl": remembered["kl"], "kl_tokens": remembered["tokens"]}
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of ranks."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from ductile.branch import Branches
 from ductile.config import RunSettings
 from ductile.identity import Identity
 from ductile.measure import Measure
+from ductile.memory import remember
 from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, make_plan
 from ductile.ports import Tracker
@@ -50,11 +51,18 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
                     check_declared(done)
                     ports.tracker.metrics(done, state.total)
-                policy = publish(ports.pool, ports.learner)
             ports.learner.start_phase(phase.domain.key)
-            ports.course.start_phase(phase, plan.phases[: state.phase])
+            if state.phase:
+                policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
+            earlier = plan.phases[: state.phase]
+            spent = remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
+            for name, value in spent.items():
+                state.budget[name] = state.budget.get(name, 0) + value
+            ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
+        else:
+            ports.course.resume_phase(phase, plan.phases[: state.phase])
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
         while state.step < phase.steps:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from ductile.randomness import same_randomness
 from ductile.schedule import boundary_probes
 from ductile.state import State, drop_done, snapshot_name
 from ductile.step import Ports
-from ductile.variants.base import Variant
+from ductile.variants.base import Dialled, Variant
 
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ class Measure:
             judge=ports.judge,
             resolve=ports.resolve,
             policy=policy,
-            base=PolicyRef(policy.composition, None, 0),
+            base=PolicyRef(ports.learner.origin, None, 0),
             phases=phases,
             boundary=len(state.boundaries),
             history=tuple(ProbeResult(row["metrics"], row["tables"]) for row in state.boundaries),
@@ -138,6 +139,7 @@ class Measure:
             objective=variant.objective(settings.objective),
             channels=self._channels(policy) if branch else {},
             bare_pool=ports.pool,
+            at_alpha=partial(variant.at_alpha, policy.composition) if isinstance(variant, Dialled) else None,
         )
 
     def _has_channel(self) -> bool:
@@ -166,7 +168,9 @@ class Measure:
             return {measured.get(key, key): value for key, value in values.items()}
 
         experts = {
-            key: PolicyRef(composition, None if weights is None else pool.publish(weights), policy.version)
+            key: policy
+            if weights is learner.weights()  # the policy of the moment itself, published already
+            else PolicyRef(composition, None if weights is None else pool.publish(weights), policy.version)
             for key, (composition, weights) in learner.experts().items()
         }
         contexts, prefixes = self.ports.contexts.deployed(), learner.prefixes()
@@ -183,7 +187,7 @@ class Measure:
         if self._start is None or self._start[0] != phase:
             learner = self.ports.learner
             weights = self.ports.pool.publish(learner.phase_start_weights())
-            self._start = phase, PolicyRef(learner.composition, weights, state.phase_version)
+            self._start = phase, PolicyRef(learner.phase_start_composition, weights, state.phase_version)
         return self._start[1]
 
     def _keep(self, state: State) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -197,7 +198,7 @@ def test_anchor_at_the_base_stays_the_untouched_base(make: Make) -> None:
     assert all(value > 1e-4 for value in anchor_distances(learner))
     anchor = learner._anchor
     assert anchor is not None
-    assert same(anchor.trainable.state_dict(), make().weights())
+    assert same(anchor.policy.trainable.state_dict(), make().weights())
 
 
 def test_learner_gives_the_sampled_tokens_the_samplers_probabilities(make: Make) -> None:
@@ -406,6 +407,18 @@ def test_step_without_a_success_leaves_expert_iteration_where_it_is(make: Make) 
     before = copied(learner.weights())
     assert learner.update(batch_of(learner, "a", silent))["learner/skipped"] == 1.0
     assert same(learner.weights(), before)
+
+
+def test_restart_makes_the_next_phase_that_of_a_new_learner(make: Make) -> None:
+    learner, new = make(EXPERT_ITERATION | {"restart": True}), make(EXPERT_ITERATION)
+    first, second = batch_of(new, "a"), batch_of(new, "b")
+    learner.update(first)
+    ports: Any = SimpleNamespace(learner=learner)
+    make_variant(learner._settings.variant).switch(learner._settings, None, "switch/a", ports)  # type: ignore[arg-type]
+    assert same(learner.weights(), new.weights())
+    learner.update(second)
+    new.update(second)
+    assert same(learner.weights(), new.weights())
 
 
 def test_base_weights_are_the_folder_s_also_on_a_branch_from_elsewhere(

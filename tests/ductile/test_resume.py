@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from ductile.config import ArchitectureSettings, RunSettings
+from ductile.domains.base import content_hash
 from ductile.identity import identify
+from ductile.judge import LocalJudge
 from ductile.learner import make_learner
 from ductile.local import local_ports
 from ductile.loop import Ports, WrongCheckpoint, run
 from ductile.metrics import check_declared
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.problem import Group, JudgedGroup, Verdict
 from ductile.sampling.worker import LocalPool
 from ductile.settings import as_plain, build
 from ductile.variants import make_variant
@@ -93,7 +96,7 @@ def settings(**changed: Any) -> RunSettings:
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
     variant = make_variant(wanted.variant)
-    learner = make_learner(wanted, variant, model, model)
+    learner = make_learner(wanted, variant, model, model, folder / "run" / "models")
     ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
@@ -127,6 +130,36 @@ def test_interrupted_anywhere_and_resumed_is_the_uninterrupted_run(whole, model,
     assert ports.learner.version == uninterrupted.learner.version == 5  # one update a step, no more and no fewer
     for name, tensor in uninterrupted.learner.weights().items():
         assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+HELD = {
+    "prior_data": {"name": "low_drift", "kl": 0.5, "anchor": "prior_data"},
+    "average, reward, weights": {
+        "name": "low_drift", "kl": 0.5, "kl_estimator": "k1", "kl_place": "reward", "anchor": "ema", "ema_decay": 0.8,
+        "kl_target": 0.01, "kl_horizon": 20, "l2_init": 20.0, "ewc": 20.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hold", HELD)
+def test_what_holds_the_policy_is_taken_up_where_the_run_was_interrupted(hold, model, tmp_path) -> None:
+    changed = {"variant": HELD[hold], "objective": {"entropy": 0.1, "advantage": "no_std"}}
+    wanted = settings(**changed, data={"prior": TWO_PHASES["probe"]["prior"]}, switch={"problems": 3})
+    tracker = MemoryTracker()
+    expected, uninterrupted = start(wanted, model, tmp_path / "whole", tracker)
+    for stop_at in (2, 5, 6):  # in the first phase, after the second has begun, and in it
+        first, second = MemoryTracker(stop_at), MemoryTracker()
+        with pytest.raises(Interrupted):
+            start(wanted, model, tmp_path / str(stop_at), first)
+        boundaries, ports = start(wanted, model, tmp_path / str(stop_at), second)
+        assert without_times(boundaries) == without_times(expected)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in uninterrupted.learner.weights().items():
+            assert torch.equal(ports.learner.weights()[name], tensor), name
+    held = [value for (step, name), value in tracker.logged.items() if name == "learner/kl_anchor" and step == 5]
+    assert held and held[0] != 0
+    if hold == "prior_data":  # 6 completions a step; 6 answers to the base's skill, then 3 of each of two
+        assert tracker.logged[3, "budget/completions"] == 24 and tracker.logged[5, "budget/completions"] == 42
 
 
 def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(model, tmp_path) -> None:
@@ -166,6 +199,92 @@ def test_lost_call_of_the_pool_is_made_up_from_the_last_checkpoint(variant, lost
     assert without_times(boundaries) == without_times(expected)
     for name, tensor in whole_ports.learner.weights().items():
         assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+def rare(judge: LocalJudge, groups: Sequence[Group]) -> list[JudgedGroup]:
+    """Verdicts that an untrained model gets some of: right where the tokens add up to a multiple of five."""
+    return [
+        JudgedGroup(group, tuple(Verdict(float(c.tokens.sum() % 5 == 0), "direct") for c in group.completions))
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objective": {"dynamic_sampling": "refill", "refill_rounds": 3, "clip_high": 0.28}},
+        {"variant": {"name": "expert_iteration", "restart": True}, "objective": {"advantage": "psr"}},
+    ],
+)
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_refilled_and_imitating_runs_resume_exactly(changed, stop_at, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(LocalJudge, "judge", rare)
+    quick = {"probes": ["retention", "gradients"], "prior": TWO_PHASES["probe"]["prior"], "problems": 3}
+    wanted = settings(probe=quick, **changed)
+    whole = MemoryTracker()
+    expected, straight = start(wanted, model, tmp_path / "whole", whole)
+    first, second = MemoryTracker(stop_at), MemoryTracker()
+    with pytest.raises(Interrupted):
+        start(wanted, model, tmp_path / "cut", first)
+    boundaries, ports = start(wanted, model, tmp_path / "cut", second)
+    assert without_times(boundaries) == without_times(expected)
+    assert first.logged | second.logged == whole.logged
+    assert any(name == "gradient/norm" for row in boundaries for name in row["metrics"])
+    if "variant" not in changed:
+        assert any(value > 1 for (_, name), value in whole.logged.items() if name == "rollout/refill_factor")
+    for name, tensor in straight.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+REMEDIES: dict[str, Any] = {
+    "phase": {
+        "easy": {"domain": {"name": "chain_sum"}, "levels": [4], "steps": 5, "pool": 12},
+        "hard": {"domain": {"name": "sort_digits"}, "levels": [4], "steps": 4, "pool": 12},
+    },
+    "rollout": {"groups": 4, "group_size": 2, "max_tokens": 3},
+    "probe": {"probes": [], "prior": {}},
+    "data": {
+        "prior": {"words": {"domain": {"name": "strings", "operation": "reverse"}, "levels": [3]}},
+        "replay": 0.25, "review": 0.25, "review_every": 2, "mastered": 0.5, "hint": 0.8, "hint_end": 0.2,
+        "ladder": [2, 3], "ladder_rate": 0.5, "defer_after": 1, "defer_steps": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def drawn_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right or wrong by the problem and the policy's version: an untrained model would never be right."""
+
+    def judge(self: LocalJudge, groups: Sequence[Group]) -> list[JudgedGroup]:
+        return [
+            JudgedGroup(
+                group,
+                tuple(
+                    Verdict(float(content_hash(f"{c.problem_id} {c.sample} {c.policy_version}") % 2), "direct")
+                    for c in group.completions
+                ),
+            )
+            for group in groups
+        ]
+
+    monkeypatch.setattr(LocalJudge, "judge", judge)
+
+
+def test_run_with_every_remedy_resumes_exactly_wherever_it_was_cut(drawn_verdicts, model, tmp_path) -> None:
+    wanted, tracker = settings(**REMEDIES), MemoryTracker()
+    _, ports = start(wanted, model, tmp_path / "whole", tracker)
+    seen = {name: [v for (_, n), v in tracker.logged.items() if n == name] for _, name in tracker.logged}
+    assert seen["data/replay_share"] == [0.25] * 9
+    for name in ("data/review_share", "data/deferred_share", "data/rung"):
+        assert max(seen[name]) > 0, f"the run does not show {name}"
+    for stop_at in (3, 6, 9):  # inside the first phase, before its boundary, inside the second
+        first, second, folder = MemoryTracker(stop_at), MemoryTracker(), tmp_path / str(stop_at)
+        with pytest.raises(Interrupted):
+            start(wanted, model, folder, first)
+        _, resumed = start(wanted, model, folder, second)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in ports.learner.weights().items():
+            assert torch.equal(resumed.learner.weights()[name], tensor), name
 
 
 def test_finished_run_returns_what_it_measured_and_trains_nothing(model, tmp_path) -> None:

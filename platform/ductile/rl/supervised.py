@@ -16,7 +16,9 @@ from ductile.rl.objective import token_logps
 class Supervised:
     """What a learner minimises on solutions to imitate. Nothing holds the policy: there is no anchor."""
 
-    anchor = None
+    anchor = kl_target = None
+    kl = l2_init = ewc = 0.0
+    kl_in_loss = False
 
 
 def likelihood_loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ductile.config import ObjectiveSettings, RunSettings
-from ductile.ports import Composition, Learner
+from ductile.ports import Composition
 from ductile.problem import SUCCESS, Completion, JudgedGroup, by_problem, pooled_lengths, pooled_rewards
 from ductile.rl.advantages import left_out, step_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
 from ductile.rl.supervised import Supervised
+
+if TYPE_CHECKING:  # `step` imports this module
+    from ductile.plan import Phase
+    from ductile.step import StepPorts
 
 Penalties = Sequence[NDArray[np.float64]] | None
 """For each group, [completion], what is taken off its rewards."""
@@ -41,6 +45,16 @@ class Variant(Protocol):
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
 
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """The variant's own part of what is done between two phases (`switch.py`). stream: keys what is random."""
+
+
+class NothingAtSwitch:
+    """A variant that does nothing of its own between two phases."""
+
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """Nothing."""
+
 
 @runtime_checkable
 class Checked(Protocol):
@@ -51,11 +65,25 @@ class Checked(Protocol):
 
 
 @runtime_checkable
-class Switching(Protocol):
-    """A variant that does something of its own at a phase switch."""
+class Dialled(Protocol):
+    """A variant whose policy has a weight alpha in logit space, which may change as the run goes on."""
 
-    def switch(self, learner: Learner) -> None:
-        """Do it, before the next phase starts."""
+    alpha: float
+    alpha_end: float | None
+
+    def at_alpha(self, composition: Composition, alpha: float) -> Composition:
+        """The same models with another alpha."""
+
+
+def scheduled_alpha(variant: Dialled, done: int, steps: int) -> float:
+    """Alpha when so many of the run's RL steps are done: linear from `alpha` to `alpha_end`, which the last step has.
+
+    alpha_i = alpha + (alpha_end - alpha) * min(i, n - 1) / (n - 1),  i steps done of n.
+    """
+    if variant.alpha_end is None:
+        return variant.alpha
+    share = min(done, steps - 1) / (steps - 1) if steps > 1 else 0.0
+    return variant.alpha + (variant.alpha_end - variant.alpha) * share
 
 
 def policy_gradient(settings: ObjectiveSettings) -> Objective:

@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ductile.config import ObjectiveSettings, RunSettings
-from ductile.ports import Composition, Learner, Member
+from ductile.ports import Composition, Member
 from ductile.problem import SUCCESS, JudgedGroup, by_problem, pooled_rewards
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.supervised import Supervised
 from ductile.variants.base import Penalties
+
+if TYPE_CHECKING:  # `step` imports the variants
+    from ductile.plan import Phase
+    from ductile.step import StepPorts
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class ExpertIteration:
             )
         )
 
-    def switch(self, learner: Learner) -> None:
-        """At a phase switch: with `restart` the learner begins from the base again, with a fresh optimizer."""
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """With `restart` the learner begins from the base again, with a fresh optimizer."""
         if self.restart:
-            learner.set_weights(learner.base_weights())
-            learner.reset_optimizer()
+            ports.learner.set_weights(ports.learner.base_weights())
+            ports.learner.reset_optimizer()

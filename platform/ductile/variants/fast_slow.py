@@ -22,11 +22,11 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
-class FastSlow:
+class FastSlow(NothingAtSwitch):
     """The policy is the base itself; what is fast is in `contexts.evolving`."""
 
     contexts: int
