@@ -108,7 +108,9 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
-    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, branch, diversity, drift, formats, ")
+    assert line.startswith(
+        "probe.probes[1]: unknown probe 'drit'; allowed: all, alphas, branch, channels, diversity, "
+    )
     assert line.endswith("(did you mean drift?)")
 
 
@@ -351,7 +353,7 @@ def test_probes_are_checked_at_every_place_that_names_them() -> None:
         "probe.inside[3]",
         "phase.hard.probes[1]",
     ]
-    assert "'all': the branch probe runs at boundaries only; allowed: diversity, drift, formats, " in lines[2]
+    assert "'all': the branch probe runs at boundaries only; allowed: alphas, channels, diversity, drift, " in lines[2]
 
 
 def test_carried_optimizer_of_several_workers_cannot_be_branched_beside_the_run() -> None:

@@ -176,6 +176,7 @@ def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(mo
     [
         {"name": "low_drift", "kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"},
         {"name": "proxy", "alpha": 1.0},
+        {"name": "fast_slow", "contexts": 2, "evolve_every": 1, "evolve_calls": 36, "reflector": "vocabulary"},
     ],
 )
 @pytest.mark.parametrize("lost", ["train/0/2", "train/1/1", "train/1/2"])  # checkpoints: after 0/1, the phase, and 1/1

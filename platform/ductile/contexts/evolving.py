@@ -101,18 +101,15 @@ class EvolvingContexts:
         ]
 
     def observe(self, judged: Sequence[JudgedGroup]) -> None:
-        """Count the step's completions for their contexts, and keep right answers of the phase's domain."""
+        """Count the formats of the phase's domain and keep right answers: what the next round proposes from."""
         for group in judged:
             problem = self._bare[group.group.problem.id]
-            if problem.domain in self._populations:
-                known = [float(reward) for reward in group.rewards if not np.isnan(reward)]
-                self._populations[problem.domain].observe(group.group.problem.context, known)
             if problem.domain == self._domain:
                 self._evidence.observe(problem, group)
         self._bare = {}
 
     def deployed(self) -> Mapping[str, Context]:
-        """The context of highest mean reward of each domain met."""
+        """The context of highest mean reward in its last round, for each domain met."""
         return {domain: population.best().context for domain, population in self._populations.items()}
 
     def snapshot(self) -> Mapping[str, Any]:

@@ -14,28 +14,21 @@ import numpy as np
 from gepa.core.state import GEPAState, ValsetEvaluation
 from gepa.gepa_utils import remove_dominated_programs
 
-from ductile.contexts.candidate import candidate_of, context_of
+from ductile.contexts.candidate import COMPONENT, candidate_of, context_of
 from ductile.contexts.context import SEED, Context
 
 
-@dataclass
+@dataclass(frozen=True)
 class Member:
-    """A context and what the policy reached in it since the last round.
-
-    scores: problem id -> reward in that round, by which the front is made
-    asked, passed: completions judged in it at RL steps since then, and the sum of their rewards
-    """
+    """A context and its scores in the last round: problem id -> reward. No others: steps ask other problems."""
 
     context: Context
     scores: Mapping[str, float] = field(default_factory=dict)
-    asked: int = 0
-    passed: float = 0.0
 
     @property
     def mean(self) -> float:
-        """Mean reward over the round and the steps after it, each completion counted once; 0 before any."""
-        count = len(self.scores) + self.asked
-        return (sum(self.scores.values()) + self.passed) / count if count else 0.0
+        """Mean reward over the round's problems; 0 before any round."""
+        return sum(self.scores.values()) / len(self.scores) if self.scores else 0.0
 
 
 @dataclass
@@ -71,28 +64,14 @@ class Population:
         """The member of highest mean reward; of equals the first."""
         return max(self.members, key=lambda member: member.mean)
 
-    def observe(self, name: str, rewards: Sequence[float]) -> None:
-        """Rewards of completions in the context of this name (or of a copy of it)."""
-        for member in self.members:
-            if member.context.name == name.partition("/")[0]:
-                member.asked, member.passed = member.asked + len(rewards), member.passed + sum(rewards)
-
     def snapshot(self) -> list[dict[str, Any]]:
         """Plain values that `restored` takes."""
-        return [
-            {
-                "context": candidate_of(member.context)["context"],
-                "scores": dict(member.scores),
-                "asked": member.asked,
-                "passed": member.passed,
-            }
-            for member in self.members
-        ]
+        return [{"context": candidate_of(m.context)[COMPONENT], "scores": dict(m.scores)} for m in self.members]
 
 
 def restored(snapshot: Sequence[Mapping[str, Any]]) -> Population:
     """What `Population.snapshot` returned, a population again."""
-    return Population([Member(context_of(m), dict(m["scores"]), m["asked"], m["passed"]) for m in snapshot])
+    return Population([Member(context_of(m), dict(m["scores"])) for m in snapshot])
 
 
 def gepa_state(members: Sequence[Member]) -> GEPAState[Any, str]:

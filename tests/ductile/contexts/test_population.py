@@ -62,27 +62,23 @@ def test_contexts_are_drawn_without_repeats_as_often_as_they_are_on_the_front() 
         assert {context.name for context in population.draw(3, rng(seed))} == {SEED.name, TRACE.name, DIRECT.name}
 
 
-def test_context_drawn_again_has_another_name_and_counts_for_the_same_member() -> None:
-    population = Population()
-    drawn = population.draw(3, rng())
-    assert [context.name for context in drawn] == ["", "/1", "/2"]
-    for context in drawn:
-        population.observe(context.name, [1.0, 0.0])
-    assert (population.members[0].asked, population.members[0].passed) == (6, 3.0)
+def test_context_drawn_again_has_another_name_and_is_the_same_otherwise() -> None:
+    assert [context.name for context in Population().draw(3, rng())] == ["", "/1", "/2"]
+    population = scored((SEED, "00"), (TRACE, "11"))
+    assert [(c.name, c.instruction) for c in population.draw(2, rng())] == [
+        (TRACE.name, "[trace]"),
+        (f"{TRACE.name}/1", "[trace]"),
+    ]
 
 
-def test_mean_counts_the_round_and_the_steps_after_it_by_completions() -> None:
-    population = scored((SEED, "11"), (TRACE, "00"))
-    population.observe(TRACE.name, [1.0] * 8)
-    assert population.members[1].mean == 8 / 10
-    assert population.best().context == SEED  # 1.0
-    population.observe(SEED.name, [0.0] * 2)
-    assert population.best().context == TRACE
+def test_best_has_the_highest_mean_and_is_the_seed_where_others_are_no_better() -> None:
+    assert scored((SEED, "0110"), (TRACE, "0111")).best().context == TRACE
+    assert scored((SEED, "0110"), (TRACE, "1001")).best().context == SEED
+    assert Population().best().context == SEED
 
 
 def test_population_of_json_is_the_same_population() -> None:
     population = scored((SEED, "0100"), (SHOWN, "1110"), (DIRECT, "0001"))
-    population.observe(SHOWN.name, [1.0, 0.0])
     again = restored(json.loads(json.dumps(population.snapshot())))
     assert again == population and again.front() == population.front()
     assert again.draw(3, rng(4)) == population.draw(3, rng(4))
