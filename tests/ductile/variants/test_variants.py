@@ -19,6 +19,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "parameter_only": {},
     "low_drift": {"kl": 0.3, "kl_estimator": "k3", "anchor": "base"},
     "proxy": {"alpha": 0.5},
+    "self_proxy": {"alpha": 0.5},
 }
 BASE, EXPERT = Path("models/base"), Path("models/expert")
 
@@ -59,7 +60,8 @@ def settings_of(length_norm: str, entropy: float = 0.0) -> RunSettings:
 
 def test_unknown_variant_is_named_with_the_nearest_known_one() -> None:
     assert refusal("low_drif") == (
-        "variant.name: unknown variant 'low_drif'; allowed: low_drift, parameter_only, proxy (did you mean low_drift?)",
+        "variant.name: unknown variant 'low_drif'; allowed: low_drift, parameter_only, proxy, self_proxy "
+        "(did you mean low_drift?)",
     )
 
 
@@ -78,9 +80,9 @@ def test_missing_option_is_named_with_the_preset_that_has_it(name: str, missing:
     [
         ("parameter_only", "kl", 0.1, "low_drift"),
         ("parameter_only", "anchor", "base", "low_drift"),
-        ("parameter_only", "alpha", 1.0, "proxy"),
+        ("parameter_only", "alpha", 1.0, "proxy, self_proxy"),
         ("proxy", "kl_estimator", "k2", "low_drift"),
-        ("low_drift", "alpha", 1.0, "proxy"),
+        ("low_drift", "alpha", 1.0, "proxy, self_proxy"),
     ],
 )
 def test_option_that_would_not_be_read_is_named_with_its_user(name: str, unused: str, value: Any, user: str) -> None:
