@@ -78,7 +78,8 @@ def _measure(settings: RunSettings, checkpoint: Path | None) -> tuple[list[dict[
     elif checkpoint is not None:
         after, start = fingerprint(sorted(checkpoint.glob("*.safetensors"))), load_model(str(checkpoint), "float32")
     try:
-        learner = restored_learner(settings, variant, composition, latest and latest / "learner", start)
+        models = checkpoint and checkpoint / "models"
+        learner = restored_learner(settings, variant, composition, latest and latest / "learner", start, models)
     except RuntimeError as error:
         what = f"checkpoint: {str(checkpoint)!r} does not fit the model in {str(base)!r}"
         raise SettingsError([f"{what}: {str(error).strip().splitlines()[-1].strip()}"]) from error

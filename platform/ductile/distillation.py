@@ -60,8 +60,11 @@ def distilled_base(settings: RunSettings, ended: Phase, stream: str, steps: int,
         teacher.load_trainable(weights)
         student = load_model(base.path, "float32")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        distil(teacher.to(device), student.to(device), rows, steps, settings.learner, rollout.temperature)
-        return student.to(device="cpu", dtype=DTYPES[settings.model.dtype])
+        nn.Module.to(teacher, device)
+        nn.Module.to(student, device)
+        distil(teacher, student, rows, steps, settings.learner, rollout.temperature)
+        nn.Module.to(student, "cpu", DTYPES[settings.model.dtype])
+        return student
 
     sampled = sum(len(completion.tokens) for group in groups for completion in group.completions)
     learner.spend(

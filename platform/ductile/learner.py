@@ -57,21 +57,24 @@ def restored_learner(
     composition: Composition,
     snapshot: Path | None = None,
     model: torch.nn.Module | None = None,
+    models: Path | None = None,
 ) -> PolicyLearner:
     """The learner of a snapshot, with its optimizer where one process wrote it; of a model's weights; or of the base.
 
-    Raises `RuntimeError` when the weights do not fit the composition's trainable member.
+    models: the run's folder for models, which branches may need. Raises `RuntimeError` when the weights do not fit the
+    composition's trainable member.
     """
     objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
     if snapshot is None:
-        return PolicyLearner(settings, composition, objective, lr, None if model is None else model.state_dict())
+        start = None if model is None else model.state_dict()
+        return PolicyLearner(settings, composition, objective, lr, start, models=models)
     if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
         recorded = _composition(_recorded(snapshot)["composition"])
         weights = load_file(snapshot / "weights.safetensors")
-        learner = PolicyLearner(settings, recorded, objective, lr, weights, origin=composition)
+        learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
         learner._recall(snapshot)
     else:
-        learner = PolicyLearner(settings, composition, objective, lr)
+        learner = PolicyLearner(settings, composition, objective, lr, models=models)
         learner.load(snapshot)
     return learner
 

@@ -54,6 +54,8 @@ SECTIONS = {
     "plasticity": "Branch probe: a copy is trained for a fixed budget on a domain that the plan does not hold, then thrown "
     "away. Arms: `rl_reset`, `rl_carried`, `sft_reset`, `sft_carried`: by RL or on worked solutions, with a fresh optimizer or the run's own. "
     "Means over `probe.branch.seeds` repetitions. The fresh base has the same budget, arm, problems and random keys.",
+    "alphas": "Alphas probe: a composed policy (proxy, self_proxy) at each alpha of `probe.alphas`, nothing trained anew. Alpha "
+    "0 is the base.",
     "units": "Units probe: MLP units of the trainable member that do little, on the base's completions of a fixed set of "
     "prompts. A score is a unit's mean |activation| (or |gradient of the cross-entropy|) over its layer's mean. Shares "
     "have no resolution on gated MLPs; the quantiles have.",

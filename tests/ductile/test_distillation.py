@@ -25,9 +25,8 @@ def test_loss_is_the_forward_kl_over_completion_positions() -> None:
 
 
 def test_student_comes_near_the_composition_and_the_teacher_stays(tiny_llama: Callable[[int], str]) -> None:
-    members = (
-        Member("base", tiny_llama(0), 1.0), Member("expert", tiny_llama(1), 0.5), Member("anti_expert", tiny_llama(2), -0.5)
-    )  # fmt: skip
+    roles = (("base", 0, 1.0), ("expert", 1, 0.5), ("anti_expert", 2, -0.5))
+    members = tuple(Member(role, tiny_llama(seed), coefficient) for role, seed, coefficient in roles)
     teacher = ComposedPolicy.load(Composition(members, "expert"), "float32")
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     random = np.random.default_rng(1)

@@ -226,6 +226,7 @@ def test_step_selects_samples_judges_updates_publishes_and_observes(bench: Calla
         "learner.weights",
         "pool.publish",
         "difficulty.observe",
+        "learner.settle",
     ]
 
 
@@ -243,8 +244,12 @@ def test_budget_adds_up_and_counts_every_model_of_a_composition(bench: Callable[
     made, budget = bench(composition=Composition(members, "expert")), {"completions": 100, "forward_tokens": 1}
     _, metrics = one_step(made, PolicyRef(made.learner.composition, ("published", 0), 0), budget)
     # 3 problems, 4 completions of 3 tokens each; all have a gradient, since every other one is right
-    assert budget == {"completions": 112, "sampled_tokens": 36, "forward_tokens": 109, "trained_tokens": 36}
+    assert budget == {
+        "completions": 112, "sampled_tokens": 36, "forward_tokens": 109, "learner_forward_tokens": 72,
+        "trained_tokens": 36,
+    }  # fmt: skip
     assert {name: metrics[f"budget/{name}"] for name in budget} == budget
+    assert metrics["budget/forward_per_token"] == (109 + 72) / 36
 
 
 def test_replayed_problems_are_learned_from_and_are_no_part_of_the_phases_statistics(

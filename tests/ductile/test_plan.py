@@ -108,9 +108,7 @@ def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str]
 
 def test_unknown_probe_is_named_by_its_place() -> None:
     [line] = changed(probe=replace(SETTINGS.probe, probes=("retention", "drit")))
-    assert line.startswith(
-        "probe.probes[1]: unknown probe 'drit'; allowed: all, alphas, branch, channels, diversity, "
-    )
+    assert line.startswith("probe.probes[1]: unknown probe 'drit'; allowed: all, alphas, branch, channels, diversity, ")
     assert line.endswith("(did you mean drift?)")
 
 

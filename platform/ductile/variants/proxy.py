@@ -96,7 +96,7 @@ class Proxy:
         if self.memory == "distil":
             steps = self.distil_steps or DISTIL_STEPS
             base = replace(now[BASE], path=distilled_base(settings, ended, stream, steps, ports))
-            members = (base, begun[EXPERT], begun[ANTI])
+            members: tuple[Member, ...] = (base, begun[EXPERT], begun[ANTI])
         else:
             frozen = replace(now[EXPERT], path=learner.freeze())
             if self.memory == "fresh":

@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ HOLDS = {
     },
     "prior_data": {"kl": 0.5, "anchor": "prior_data"},
 }  # fmt: skip
+RECOMPOSED_KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
 BF16_KINDS = ("zero0", "zero2")
 TIMEOUT_S = 100
 BF16_LR = 2.0**-6
@@ -129,6 +131,35 @@ def run(kind: str, base: Path, snapshots: Path) -> dict[str, object]:
     }
 
 
+def recomposed(kind: str, base: Path, snapshots: Path) -> dict[str, object]:
+    """A proxy that updates, becomes the sum of its frozen expert and a fresh one, updates, is saved and restored."""
+    engine = {"engine": "torch"} if kind == "torch" else {"engine": "deepspeed", "zero": int(kind[-1])}
+    variant = {"name": "proxy", "alpha": 0.5, "memory": "sum"}
+    settings = build(RunSettings, {"variant": variant, "learner": engine | {"lr": 1e-2, "micro_tokens": 10}})
+    proxy = make_variant(settings.variant)
+    learner = make_learner(settings, proxy, base, base, snapshots / f"{kind}-models")
+    learner.update(batch(0))
+    before = flat(learner)
+    proxy.switch(settings, None, "", SimpleNamespace(learner=learner))  # type: ignore[arg-type]
+    fresh = flat(learner)
+    learner.update(batch(1))
+    learner.save(snapshots / f"{kind}-recomposed")
+    if dist.is_initialized():
+        dist.barrier()
+    restored = make_learner(settings, proxy, base, base, snapshots / f"{kind}-models")
+    restored.load(snapshots / f"{kind}-recomposed")
+    same = restored.composition == learner.composition and flat(restored) == flat(learner)
+    for each in (learner, restored):
+        each.update(batch(2))
+    return {
+        "before": before,
+        "fresh": fresh,
+        "weights": flat(learner),
+        "same": same and flat(restored) == flat(learner),
+        "roles": [member.role for member in learner.composition.members],
+    }
+
+
 def first_bf16_step(kind: str, base: Path) -> list[float]:
     """By how much a first update moves the weights of the last norm, which are 1."""
     learner = learner_of(kind, base, lr=BF16_LR, precision="bf16")
@@ -144,6 +175,7 @@ def answers(base: Path, target: Path, store: str) -> None:
     answer = {
         "fp32": {kind: run(kind, base, target.parent / f"snapshots-{store}") for kind in KINDS},
         "held": {hold: {kind: held(hold, kind, base) for kind in KINDS} for hold in HOLDS},
+        "recomposed": {kind: recomposed(kind, base, target.parent / f"snapshots-{store}") for kind in RECOMPOSED_KINDS},
         "bf16": {kind: first_bf16_step(kind, base) for kind in BF16_KINDS},
     }
     target.write_text(json.dumps(answer))

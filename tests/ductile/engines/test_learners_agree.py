@@ -56,6 +56,19 @@ def test_metrics_are_those_of_the_whole_batch(answers: dict[str, Any], kind: str
 
 
 @pytest.mark.parametrize("process", RANKS)
+@pytest.mark.parametrize("kind", ["torch", "zero0", "zero1", "zero2", "zero3"])
+def test_learner_that_becomes_another_composition_is_that_of_plain_pytorch(
+    answers: dict[str, Any], kind: str, process: str
+) -> None:
+    found, expected = answers[process]["recomposed"][kind], answers["alone"]["recomposed"]["torch"]
+    assert found["roles"] == ["base", "expert_1", "expert", "anti_expert"]
+    assert found["same"]
+    assert not np.allclose(expected["before"], expected["fresh"], atol=1e-3)
+    for name in ("before", "fresh", "weights"):
+        assert np.array(found[name]) == pytest.approx(np.array(expected[name]), abs=1e-5), name
+
+
+@pytest.mark.parametrize("process", RANKS)
 @pytest.mark.parametrize("kind", ["zero0", "zero2"])
 def test_first_step_in_bf16_moves_a_weight_by_the_learning_rate(
     answers: dict[str, Any], kind: str, process: str

@@ -113,3 +113,22 @@ def test_measure_is_given_the_policy_that_is_named(tiny_llama: Callable[[int], s
     for _ in range(2):
         assert pool.inspect(PolicyRef(composition, None, 0), partial(weight_sum, scale=2.0)) == 2 * sums[0]
         assert pool.inspect(trained, partial(weight_sum, scale=2.0)) == 2 * sums[1]
+
+
+def test_other_coefficients_load_nothing_and_answer_as_their_own(
+    tiny_llama: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed(alpha: float) -> Composition:
+        return Composition(
+            (Member("base", tiny_llama(0), 1 - alpha), Member("policy", tiny_llama(0), alpha)), trainable="policy"
+        )
+
+    pool, loads = LocalPool("float32"), []
+    weights = pool.publish(AutoModelForCausalLM.from_pretrained(tiny_llama(1)).state_dict())
+    fresh = {a: answers(LocalPool("float32"), PolicyRef(mixed(a), weights, 0)) for a in (0.0, 0.5, 1.0)}
+    assert len({str(each) for each in fresh.values()}) == 3
+    load = ComposedPolicy.load
+    monkeypatch.setattr(ComposedPolicy, "load", lambda *arguments: loads.append(1) or load(*arguments))
+    for alpha in (0.5, 1.0, 0.0, 0.5):
+        assert answers(pool, PolicyRef(mixed(alpha), weights, 0)) == fresh[alpha]
+    assert len(loads) == 1
