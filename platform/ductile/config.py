@@ -181,7 +181,7 @@ class ObjectiveSettings:
         "groups without gradient: off keeps them in the average, drop leaves them out, refill asks other problems",
         choices=("off", "drop", "refill"),
     )
-    refill_rounds: int = setting(10, "refill: most rounds of sampling in a step", low=1)
+    refill_rounds: int | None = setting(None, "refill: most rounds of sampling in a step; unset: 10", low=1)
     loss: str = setting(
         "clip",
         "clip (PPO), cispo (clipped weight, gradient kept), gspo (clipped ratio of the whole completion)",
@@ -198,6 +198,34 @@ class ObjectiveSettings:
         choices=("token", "completion", "constant"),
     )
     entropy: float = setting(0.0, "coefficient of the entropy bonus", low=0)
+
+    def check(self) -> Iterator[str]:
+        kind = self.advantage
+        if self.positive_weight is not None and kind != "w_reinforce":
+            yield (
+                f"positive_weight: {self.positive_weight} is set, but advantage {kind} gives successes no weight of "
+                f"their own; allowed: advantage w_reinforce"
+            )
+        for name in ("std_floor", "std_prior"):
+            if getattr(self, name) and kind != "std":
+                yield (
+                    f"{name}: {getattr(self, name)} is set, but advantage {kind} divides by no group's standard "
+                    f"deviation; allowed: advantage std"
+                )
+        if self.min_successes > 1 and kind in ("nsr", "best_of_group"):
+            why = {
+                "nsr": "nsr learns from no success",
+                "best_of_group": "best_of_group learns from lone successes only, so that nothing would be left",
+            }
+            yield f"min_successes: {self.min_successes}: {why[kind]}; allowed: 1, or another advantage"
+        if self.refill_rounds is not None and self.dynamic_sampling != "refill":
+            yield (
+                f"refill_rounds: {self.refill_rounds} is set, but dynamic_sampling is {self.dynamic_sampling}; "
+                f"allowed: dynamic_sampling refill"
+            )
+        if self.dual_clip is not None and self.loss != "clip":
+            why = {"cispo": "whose clip keeps every gradient", "gspo": "which bounds the whole completion's ratio"}
+            yield f"dual_clip: {self.dual_clip} is set, but the loss is {self.loss}, {why[self.loss]}; allowed: clip"
 
 
 @dataclass(frozen=True)
@@ -273,6 +301,11 @@ class VariantSettings:
     restart: bool | None = setting(
         None, "expert_iteration: every phase's training begins from the base again; unset: it goes on"
     )
+
+    @property
+    def called(self) -> str:
+        """What a run of it is called."""
+        return self.label or self.name
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,22 +22,30 @@ from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.holds import Holds, place
 from ductile.models.compose import ComposedPolicy
+from ductile.models.kept import kept_model
 from ductile.models.load import check_same_tokenizer, load_model
-from ductile.ports import BranchRequest, Composition
+from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
-from ductile.variants.base import Variant
+from ductile.variants.base import Dialled, Variant, scheduled_alpha
+
+Schedule = Callable[[Composition, int], Composition]
+"""(composition, updates done) -> the same models with the coefficients that they have then."""
 
 
-def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> PolicyLearner:
-    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
+def make_learner(
+    settings: RunSettings, variant: Variant, base: Path, expert: Path, models: Path | None = None
+) -> PolicyLearner:
+    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ.
+
+    models: where it may write models of its own, as a proxy's frozen experts.
+    """
     composition = variant.composition(base, expert)
     check_same_tokenizer([member.path for member in composition.members])
-    return PolicyLearner(
-        settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
-    )
+    objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
+    return PolicyLearner(settings, composition, objective, lr, models=models, schedule=_schedule(settings, variant))
 
 
 def restored_learner(
@@ -53,7 +63,9 @@ def restored_learner(
     if snapshot is None:
         return PolicyLearner(settings, composition, objective, lr, None if model is None else model.state_dict())
     if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
-        learner = PolicyLearner(settings, composition, objective, lr, load_file(snapshot / "weights.safetensors"))
+        recorded = _composition(_recorded(snapshot)["composition"])
+        weights = load_file(snapshot / "weights.safetensors")
+        learner = PolicyLearner(settings, recorded, objective, lr, weights, origin=composition)
         learner._recall(snapshot)
     else:
         learner = PolicyLearner(settings, composition, objective, lr)
@@ -62,10 +74,16 @@ def restored_learner(
 
 
 def branch_learner(
-    settings: RunSettings, variant: Variant, composition: Composition, request: BranchRequest
+    settings: RunSettings,
+    variant: Variant,
+    composition: Composition,
+    request: BranchRequest,
+    models: Path | None = None,
 ) -> PolicyLearner:
     """The throw-away learner of a branch: the snapshot's weights, or the folders' own where it names none.
 
+    composition: of the run's beginning; a snapshot knows its own. No schedule goes on in a branch, which is no part of
+    the plan: coefficients stay as they are where it begins. models: the run's own folder for models.
     `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own; what
     holds the policy (the average that is its anchor, its Fisher information) is the snapshot's.
     """
@@ -74,14 +92,36 @@ def branch_learner(
     if request.mode == "sft":
         objective, lr = Supervised(), settings.probe.branch.sft_lr or lr
     if request.snapshot is None:
-        return PolicyLearner(settings, composition, objective, lr)
+        return PolicyLearner(settings, composition, objective, lr, models=models)
     folder = Path(request.snapshot)
-    learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
+    recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
+    learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
     learner._holds.load(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
         learner._weights = learner._engine.weights()
     return learner
+
+
+def _schedule(settings: RunSettings, variant: Variant) -> Schedule | None:
+    """A variant's alpha over the plan's steps, each of which is one update."""
+    if not isinstance(variant, Dialled) or variant.alpha_end is None:
+        return None
+    dialled, steps = variant, sum(phase.steps for phase in settings.phase.values())
+
+    def scheduled(composition: Composition, done: int) -> Composition:
+        return dialled.at_alpha(composition, scheduled_alpha(dialled, done, steps))
+
+    return scheduled
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "learner.json").read_text())
+    return document
+
+
+def _composition(values: Mapping[str, Any]) -> Composition:
+    return Composition(tuple(Member(**member) for member in values["members"]), values["trainable"])
 
 
 class Diverged(RuntimeError):
@@ -98,11 +138,29 @@ class PolicyLearner:
         objective: Objective | Supervised,
         lr: float,
         start: Mapping[str, Tensor] | None = None,
+        origin: Composition | None = None,
+        models: Path | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        """`start`: the trainable member's first weights; those in its folder when it is None."""
+        """start: the trainable member's first weights; those in its folder when it is None.
+
+        origin: what the run began as, where that is another composition. schedule: the composition with the
+        coefficients that it has after so many updates; None: they stay.
+        """
         self.version = 0
-        self.composition = composition
+        self.origin, self.models = origin or composition, models
+        self._schedule = schedule
+        self._domain: str | None = None
+        self._kept: dict[str, Composition] = {}  # domain key -> policy whose expert is frozen
+        self._owed: dict[str, int] = {}
         self._settings, self._objective, self._lr = settings, objective, lr
+        self._compose(composition, start)
+        self._phase_start, self.phase_start_composition = self._base, composition
+
+    def _compose(self, composition: Composition, start: Mapping[str, Tensor] | None) -> None:
+        """Load the policy and its anchor, and make a fresh engine around them."""
+        settings, objective, lr = self._settings, self._objective, self._lr
+        self.composition = composition
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
         def load() -> ComposedPolicy:
@@ -116,7 +174,36 @@ class PolicyLearner:
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
         self._names = [name for name, _ in self._policy.trainable.named_parameters()]
         self._base = self._engine.weights()
-        self._weights = self._phase_start = self._base
+        self._weights = self._base
+
+    def recompose(self, composition: Composition, weights: Mapping[str, Tensor] | None = None) -> None:
+        """See `ports.Learner.recompose`. Version, phase and drift's beginning aside, it is a new learner."""
+        del self._engine, self._policy  # so that both generations never need memory at once
+        self._compose(composition, weights)
+
+    def freeze(self) -> str:
+        """See `ports.Learner.freeze`; named by what it holds, so that doing it again finds it."""
+        folder, dtype = self._models_folder(), self._settings.model.dtype
+        return str(kept_model(folder, self._trainable_path, self._weights, dtype, self.composition.trainable))
+
+    def keep_expert(self, domain: str, composition: Composition) -> None:
+        """See `ports.Learner.keep_expert`."""
+        self._kept[domain] = composition
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """See `ports.Learner.spend`."""
+        for name, value in spent.items():
+            self._owed[name] = self._owed.get(name, 0) + value
+
+    def settle(self) -> Mapping[str, int]:
+        """See `ports.Learner.settle`. A checkpoint follows a step, so that nothing is owed in any."""
+        owed, self._owed = self._owed, {}
+        return owed
+
+    def _models_folder(self) -> Path:
+        if self.models is None:
+            raise RuntimeError("this learner has no folder for models; give `models` when it is made")
+        return self.models
 
     def update(self, batch: Batch) -> dict[str, float]:
         """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
@@ -127,10 +214,18 @@ class PolicyLearner:
         started = time.monotonic()
         self.version += 1
         tokens = sum(len(row.completion) for row in batch.rows)
-        metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
+        anchor = self._holds.anchor
+        models = len(self.composition.members) + (len(anchor.policy.composition.members) if anchor else 0)
+        passed = sum(row.tokens for row in batch.rows) * models * self._settings.learner.epochs
+        metrics = {
+            "learner/skipped": float(not batch.rows),
+            "learner/tokens": float(tokens),
+            "learner/forward_tokens": float(passed),
+        }
         if batch.rows:
             metrics |= self._train(batch)
         metrics |= self._holds.after_update(metrics.get("learner/kl_anchor"), len(batch.rows))
+        self._reweigh()
         metrics["learner/weight_drift_rms"] = rms_distance(
             self._parameters(self._weights), self._parameters(self._base)
         )
@@ -142,7 +237,11 @@ class PolicyLearner:
 
     def start_phase(self, domain: str) -> None:
         """Keep what the weights are now; take them as the anchor, where that is the objective's."""
-        self._phase_start = self._weights
+        if domain in self._kept:  # its expert is taken up again
+            self.recompose(self._kept.pop(domain))
+            self._reweigh()
+        self._domain = domain
+        self._phase_start, self.phase_start_composition = self._weights, self.composition
         self._holds.start_phase(self._weights)
 
     def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
@@ -158,8 +257,12 @@ class PolicyLearner:
         self._holds.consolidate(groups, self._weights)
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
-        """See `ports.Learner.experts`."""
-        return {}
+        """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
+        if self._settings.variant.memory != "fresh" or self._domain is None:
+            return {}
+        base = Composition((self.origin.members[0],), self.origin.members[0].role)
+        kept = {domain: (composition, None) for domain, composition in self._kept.items()}
+        return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
@@ -198,11 +301,20 @@ class PolicyLearner:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
             self._holds.save(folder)
-            state = {"version": self.version} | self._holds.adapted()
-            write_text(folder / "learner.json", json.dumps(state))
+            document = {
+                "version": self.version,
+                "composition": asdict(self.composition),
+                "phase_start_composition": asdict(self.phase_start_composition),
+                "domain": self._domain,
+                "experts": {domain: asdict(composition) for domain, composition in self._kept.items()},
+            }
+            write_text(folder / "learner.json", json.dumps(document | self._holds.adapted()))
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote, which may be another composition than this one."""
+        composition = _composition(_recorded(folder)["composition"])
+        if composition.models != self.composition.models:
+            self.recompose(composition)
         self._engine.load(folder)
         self._recall(folder)
         self._weights = self._engine.weights()
@@ -211,8 +323,21 @@ class PolicyLearner:
         """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
         self._holds.start_phase(self._phase_start)
-        self.version = json.loads((folder / "learner.json").read_text())["version"]
+        document = _recorded(folder)
+        self.version, self._domain = document["version"], document["domain"]
+        self.phase_start_composition = _composition(document["phase_start_composition"])
+        self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
+        self._set_coefficients(_composition(document["composition"]))
         self._holds.load(folder)
+
+    def _reweigh(self) -> None:
+        """Take the coefficients that the policy has after so many updates."""
+        if self._schedule:
+            self._set_coefficients(self._schedule(self.composition, self.version))
+
+    def _set_coefficients(self, composition: Composition) -> None:
+        self._policy.set_coefficients(composition)
+        self.composition = composition
 
     @property
     def _trainable_path(self) -> str:
@@ -243,15 +368,18 @@ class PolicyLearner:
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
-            "learner/policy_loss": first["policy_loss"],
             "learner/entropy": first["entropy"] / first["tokens"],
-            "learner/behaviour_gap": first["gap"] / first["tokens"],
-            "learner/clip_share": last["clipped"] / last["tokens"],
-            "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
             "learner/update_norm": update,
             "learner/update_to_weight": update / norm_of(self._parameters(before)),
         }
+        if not isinstance(self._objective, Supervised):
+            metrics |= {
+                "learner/policy_loss": first["policy_loss"],
+                "learner/behaviour_gap": first["gap"] / first["tokens"],
+                "learner/clip_share": last["clipped"] / last["tokens"],
+                "learner/ratio_max": last["ratio_max"],
+            }
         if "kl_tokens" in first:
             metrics["learner/kl_anchor"] = first["kl"] / first["kl_tokens"]
         return metrics

@@ -51,8 +51,9 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
                     check_declared(done)
                     ports.tracker.metrics(done, state.total)
-                policy = publish(ports.pool, ports.learner)
             ports.learner.start_phase(phase.domain.key)
+            if state.phase:
+                policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
             earlier = plan.phases[: state.phase]
             spent = remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
             for name, value in spent.items():

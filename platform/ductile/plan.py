@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from ductile.config import (
     BranchSettings,
     HeuristicsSettings,
+    ObjectiveSettings,
     PhaseSettings,
     RunSettings,
     SelfConditioningSettings,
+    SwitchSettings,
 )
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
@@ -108,12 +110,15 @@ def check(settings: RunSettings) -> list[str]:
     checks = (
         _domain_mistakes,
         _probe_domain_mistakes,
+        _memory_mistakes,
         _family_mistakes,
         _probe_mistakes,
         _branch_mistakes,
         _name_mistakes,
         _pool_mistakes,
+        _objective_mistakes,
         _hold_mistakes,
+        _context_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -196,6 +201,20 @@ def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -
         yield f"{path}.formats: {dict(formats)} gives no format a share; give at least one of: {allowed}"
 
 
+def _memory_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What would be done to an expert that begins anew at every switch."""
+    memory, unset = settings.variant.memory, SwitchSettings()
+    if settings.variant.name != "proxy" or memory in (None, "sequential"):
+        return
+    for name in ("optimizer", "fusion", "shrink", "perturb", "redo", "utility_reset"):
+        value = getattr(settings.switch, name)
+        if value != getattr(unset, name):
+            yield (
+                f"switch.{name}: {value!r} would change the untouched expert that begins with variant.memory={memory}; "
+                f"allowed: with memory=sequential"
+            )
+
+
 def _family_mistakes(settings: RunSettings) -> Iterator[str]:
     difficulty = settings.difficulty
     if difficulty.estimator not in ESTIMATORS:
@@ -264,6 +283,58 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
             yield (
                 f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
                 f"a problem twice; allowed: at least {settings.rollout.groups}"
+            )
+
+
+def _context_mistakes(settings: RunSettings) -> Iterator[str]:
+    model, variant, size = settings.model, settings.variant, settings.rollout.group_size
+    if variant.contexts and size % variant.contexts:
+        allowed = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
+        yield (
+            f"variant.contexts: {variant.contexts}: rollout.group_size ({size}) is no multiple of it, and each context "
+            f"gets as many completions; allowed: {allowed}"
+        )
+    if variant.reflector == "vocabulary" and not (model.path or model.instructed or model.examples):
+        yield (
+            "variant.reflector: vocabulary: the base is not taught to follow instructions and examples, so that no "
+            "context would do anything; set model.instructed or model.examples, as model=instructed does"
+        )
+
+
+def _objective_mistakes(settings: RunSettings) -> Iterator[str]:
+    objective, size = settings.objective, settings.rollout.group_size
+    if objective.min_successes > size:
+        yield (
+            f"objective.min_successes: {objective.min_successes}: a group has {size} completions "
+            f"(rollout.group_size), so no success would ever be learned from; allowed: at most {size}"
+        )
+    if settings.variant.name == "expert_iteration":
+        yield from _imitation_mistakes(objective)
+    elif objective.dynamic_sampling == "refill":
+        pools = {f"phase.{name}": phase.pool for name, phase in settings.phase.items()}
+        if settings.probe.branch.domain:
+            pools["probe.branch"] = settings.probe.branch.pool
+        for path, pool in pools.items():
+            if pool == settings.rollout.groups:
+                yield (
+                    f"{path}.pool: {pool} problems are asked in every step (rollout.groups), so "
+                    f"objective.dynamic_sampling refill has no others to ask; allowed: more than {pool}"
+                )
+
+
+def _imitation_mistakes(objective: ObjectiveSettings) -> Iterator[str]:
+    """Expert iteration has neither advantages nor ratios: of the objective it reads how tokens are averaged."""
+    if objective.advantage != "psr":
+        yield (
+            f"objective.advantage: {objective.advantage}: expert_iteration learns from the successes alone, and its "
+            f"statistics must say so; allowed: psr, as the preset variant=expert_iteration sets it"
+        )
+    for field in fields(objective):
+        value = getattr(objective, field.name)
+        if field.name not in ("advantage", "length_norm") and value != field.default:
+            yield (
+                f"objective.{field.name}: {value!r} is set, but expert_iteration imitates completions and does not "
+                f"use it; allowed: {field.default!r}"
             )
 
 

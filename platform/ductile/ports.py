@@ -38,6 +38,11 @@ class Composition:
     members: tuple[Member, ...]
     trainable: str
 
+    @property
+    def models(self) -> tuple[object, ...]:
+        """What has to be loaded for it: everything but the coefficients."""
+        return (self.trainable, *((member.role, member.path) for member in self.members))
+
 
 @dataclass(frozen=True)
 class PolicyRef:
@@ -101,11 +106,39 @@ class RolloutPool(Protocol):
         """
 
 
+OTHER_DOMAINS = ""
+"""Stands in `Learner.experts` for every domain that it does not name."""
+
+
 class Learner(Protocol):
-    """Holds the trainable weights and the optimizer."""
+    """Holds the trainable weights and the optimizer.
+
+    composition:    of the policy of the moment; its coefficients and its models may change as the run goes on
+    origin:         of the policy that the run began as; with untouched weights it is the base
+    phase_start_composition: of the policy at the last `start_phase`
+    models:         folder for models that the run makes, which every rollout worker can read
+    """
 
     version: int
     composition: Composition
+    origin: Composition
+    phase_start_composition: Composition
+    models: Path | None
+
+    def recompose(self, composition: Composition, weights: Mapping[str, Any] | None = None) -> None:
+        """Become another policy, with a fresh optimizer. weights: of its trainable member; None: its folder's."""
+
+    def keep_expert(self, domain: str, composition: Composition) -> None:
+        """From now on this answers the domain; every domain without an expert is answered by the base alone."""
+
+    def freeze(self) -> str:
+        """Folder of the trainable member as it is now, below `models`."""
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """Owe the run's budget something that was spent between two steps: `budget/...` without the prefix."""
+
+    def settle(self) -> Mapping[str, int]:
+        """What is owed, to be added to the budget by the next step; nothing is owed afterwards."""
 
     def update(self, batch: Any) -> dict[str, float]:
         """One update on an `rl.batch.Batch`; raises `version` by one; returns metrics by name."""
@@ -146,7 +179,7 @@ class Learner(Protocol):
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Any] | None]]:
         """Domain key -> composition and trainable weights that answer it, where that is not the policy of the moment.
 
-        Weights None: as the composition's folders have them.
+        Weights None: as the composition's folders have them. `OTHER_DOMAINS` is the key of all domains not named.
         """
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:

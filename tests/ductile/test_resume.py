@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import torch
 
 from ductile.config import ArchitectureSettings, RunSettings
 from ductile.identity import identify
+from ductile.judge import LocalJudge
 from ductile.learner import make_learner
 from ductile.local import local_ports
 from ductile.loop import Ports, WrongCheckpoint, run
 from ductile.metrics import check_declared
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.problem import Group, JudgedGroup, Verdict
 from ductile.sampling.worker import LocalPool
 from ductile.settings import as_plain, build
 from ductile.variants import make_variant
@@ -93,7 +95,7 @@ def settings(**changed: Any) -> RunSettings:
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
     variant = make_variant(wanted.variant)
-    learner = make_learner(wanted, variant, model, model)
+    learner = make_learner(wanted, variant, model, model, folder / "run" / "models")
     ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
@@ -194,6 +196,41 @@ def test_lost_call_of_the_pool_is_made_up_from_the_last_checkpoint(variant, lost
     boundaries, ports = start(wanted, model, tmp_path / "cut", MemoryTracker())
     assert without_times(boundaries) == without_times(expected)
     for name, tensor in whole_ports.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+def rare(judge: LocalJudge, groups: Sequence[Group]) -> list[JudgedGroup]:
+    """Verdicts that an untrained model gets some of: right where the tokens add up to a multiple of five."""
+    return [
+        JudgedGroup(group, tuple(Verdict(float(c.tokens.sum() % 5 == 0), "direct") for c in group.completions))
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objective": {"dynamic_sampling": "refill", "refill_rounds": 3, "clip_high": 0.28}},
+        {"variant": {"name": "expert_iteration", "restart": True}, "objective": {"advantage": "psr"}},
+    ],
+)
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_refilled_and_imitating_runs_resume_exactly(changed, stop_at, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(LocalJudge, "judge", rare)
+    quick = {"probes": ["retention", "gradients"], "prior": TWO_PHASES["probe"]["prior"], "problems": 3}
+    wanted = settings(probe=quick, **changed)
+    whole = MemoryTracker()
+    expected, straight = start(wanted, model, tmp_path / "whole", whole)
+    first, second = MemoryTracker(stop_at), MemoryTracker()
+    with pytest.raises(Interrupted):
+        start(wanted, model, tmp_path / "cut", first)
+    boundaries, ports = start(wanted, model, tmp_path / "cut", second)
+    assert without_times(boundaries) == without_times(expected)
+    assert first.logged | second.logged == whole.logged
+    assert any(name == "gradient/norm" for row in boundaries for name in row["metrics"])
+    if "variant" not in changed:
+        assert any(value > 1 for (_, name), value in whole.logged.items() if name == "rollout/refill_factor")
+    for name, tensor in straight.learner.weights().items():
         assert torch.equal(ports.learner.weights()[name], tensor), name
 
 

@@ -52,6 +52,12 @@ class ComposedPolicy(nn.Module):
     def _models(self) -> dict[str, PreTrainedModel]:
         return dict(self.members.items())  # type: ignore[arg-type]
 
+    def set_coefficients(self, composition: Composition) -> None:
+        """Weigh the same models as another composition of them does; raises `ValueError` for one of others."""
+        if composition.models != self.composition.models:
+            raise ValueError(f"composition of other models: {composition.models}, loaded: {self.composition.models}")
+        self.composition = composition
+
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state dict into the trainable member."""
         self.trainable.load_state_dict(state)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ductile.rl.batch import MicroBatch
 from ductile.rl.kl import kl_estimate, token_entropy
-from ductile.rl.losses import clipped_policy_loss
+from ductile.rl.losses import policy_loss as token_losses
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Objective:
     kl_target:   nats a token that the coefficient is adapted to over kl_horizon completions; None: it is fixed
     ema_decay:   share of the anchor "ema" that stays at each optimizer step
     l2_init, ewc: strengths of the pull of the weights after each optimizer step (`consolidation.py`); 0: none
+    loss, dual_clip: as in `losses.policy_loss`
     """
 
     clip_low: float
@@ -29,6 +30,8 @@ class Objective:
     kl_estimator: str
     anchor: str | None
     entropy: float
+    loss: str = "clip"
+    dual_clip: float | None = None
     kl_place: str = "loss"
     kl_target: float | None = None
     kl_horizon: float = 10_000.0
@@ -68,8 +71,15 @@ def micro_loss(
     inside = micro.padded.completion
     logps, scaled = token_logps(logits, micro, temperature)
     logps = torch.where(inside, logps, 0.0)
-    policy, ratio, clipped = clipped_policy_loss(
-        logps, micro.behaviour_logps, micro.advantages, objective.clip_low, objective.clip_high
+    policy, ratio, clipped = token_losses(
+        logps,
+        micro.behaviour_logps,
+        micro.advantages,
+        inside,
+        objective.loss,
+        objective.clip_low,
+        objective.clip_high,
+        objective.dual_clip,
     )
     weights = inside * micro.weights
     policy_loss = (policy * weights).sum()

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 
 from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
-from ductile.variants.base import Variant
+from ductile.variants.base import Checked, Variant
+from ductile.variants.expert_iteration import ExpertIteration
+from ductile.variants.fast_slow import FastSlow
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
+from ductile.variants.self_proxy import SelfProxy
 
-VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy]] = {
+VARIANTS: dict[
+    str,
+    type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[ExpertIteration] | type[FastSlow] | type[SelfProxy],
+] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
+    "self_proxy": SelfProxy,
+    "expert_iteration": ExpertIteration,
+    "fast_slow": FastSlow,
 }
 
 
 def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     """The variant that the settings name.
 
-    Raises `SettingsError` for an unknown name, an option that the variant needs and that is not set, and one that is
-    set and would never be read.
+    Raises `SettingsError` for an unknown name, an option that the variant needs and that is not set, one that is set
+    and would never be read, and whatever the variant's own `check` finds.
     """
     if settings.name not in VARIANTS:
         raise SettingsError([one_of(f"{path}.name", settings.name, VARIANTS, "variant")])
@@ -43,9 +52,8 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     if problems:
         raise SettingsError(problems)
     variant = kind(**{name: given[name] for name in used if given[name] is not None})
-    check: Callable[[], Iterable[str]] = getattr(variant, "check", tuple)
-    if mistakes := [f"{path}.{line}" for line in check()]:
-        raise SettingsError(mistakes)
+    if isinstance(variant, Checked) and (problems := [f"{path}.{line}" for line in variant.check()]):
+        raise SettingsError(problems)
     return variant
 
 

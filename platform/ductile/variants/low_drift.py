@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ductile.config import ObjectiveSettings, RunSettings
@@ -16,7 +16,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 IN_LOSS, IN_REWARD = ("k2", "k3", "k3+"), ("k1", "k3")
 
@@ -81,14 +81,12 @@ class LowDrift(NothingAtSwitch):
         return Composition((Member("policy", str(base), 1.0),), "policy")
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The clipped policy loss and what holds the policy."""
-        return Objective(
-            settings.clip_low,
-            settings.clip_high,
-            self.kl or 0.0,
-            self.kl_estimator or "k3",
-            self.anchor,
-            settings.entropy,
+        """The policy loss and what holds the policy."""
+        return replace(
+            policy_gradient(settings),
+            kl=self.kl or 0.0,
+            kl_estimator=self.kl_estimator or "k3",
+            anchor=self.anchor,
             kl_place=self.kl_place or "loss",
             kl_target=self.kl_target,
             kl_horizon=self.kl_horizon or 10_000.0,
