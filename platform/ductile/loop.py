@@ -61,6 +61,8 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
             ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
+        else:
+            ports.course.resume_phase(phase, plan.phases[: state.phase])
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
         while state.step < phase.steps:

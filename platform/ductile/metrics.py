@@ -37,6 +37,8 @@ SECTIONS = {
     "learner": "Learner: one update of the policy.",
     "fast": "Evolution: a round of the contexts' evolution. What it costs is also in `budget/*`.",
     "difficulty": "Difficulty: the table of per-problem estimates, over the phase's pool, after the step.",
+    "data": "Data: the remedies in what a step asks (`data.*`), those that are on. Replayed problems are no part of the phase: "
+    "`rollout/*` (but for its tokens and times) and `difficulty/*` are without them.",
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
     "weighs every skill and level alike.",
     "retention_new": "",
@@ -139,6 +141,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("difficulty/age_max", "steps", "the oldest estimate's age"),
     Metric("difficulty/in_band_share", "share", "problems whose estimate lies in `difficulty.band`"),
     Metric("difficulty/visited_share", "share", "problems visited at least once"),
+    Metric("data/replay_share", "share", "problems of the step that are from `data.prior` or an earlier phase"),
+    Metric("data/replay_pass_rate", "rate", "pass rate on these; left out when there are none"),
+    Metric("data/review_share", "share", "problems of the step that are reviewed"),
+    Metric("data/review_regressed", "share", "of these, those whose pass rate is below `data.mastered` now; left out when there are none"),
+    Metric("data/hint", "share", "work of a solution that is given with each problem, before it is cut to whole steps"),
+    Metric("data/rung", "count", "position on the ladder of the levels that are asked, from 0; the phase's own are the last"),
+    Metric("data/deferred_share", "share", "problems of the rung that are deferred at the step"),
     Metric("retention/<skill>/L<level>", "rate", "pass rate of a prior skill at a level"),
     Metric("retention/prior", "rate", "mean pass rate over prior skills and levels"),
     Metric("retention/new", "rate", "mean pass rate over the plan's phases and levels, without label noise or leniency"),

@@ -6,7 +6,7 @@ has. Calls carry it, so a rollout worker keeps no state that a retried call on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -230,8 +230,11 @@ class DifficultyService(Protocol):
     def start_phase(self, ids: Sequence[str]) -> None:
         """The pool of problem ids of the phase that begins. Estimates of ids seen before are kept."""
 
-    def select(self, count: int, step: int, seed: int) -> list[str]:
-        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them."""
+    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
+        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them.
+
+        among: the ids of the pool that may be selected; None: all of them.
+        """
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         """Problem id -> (successes, judged completions). Returns metrics: calibration, age, uncertainty, band share."""

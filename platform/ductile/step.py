@@ -70,7 +70,7 @@ def train_step(
         judged, seconds = _refilled(settings, phase, ports, policy, stream, step, judged, seconds)
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     groups = [group.group for group in judged]
-    metrics = evolved | group_statistics(judged, settings.objective)
+    metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
     metrics |= ports.course.observe(judged, step)
@@ -90,6 +90,7 @@ def train_step(
     if budget["sampled_tokens"]:
         passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
         metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
+    metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
     metrics["rollout/seconds"] = seconds
     metrics["rollout/tokens_per_s"] = tokens / max(seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started

@@ -65,8 +65,8 @@ def gap_table(summary: Mapping[str, Any]) -> TextTable:
         "Gap to direct tuning that is closed",
         ("Plan", "Variant", "Phase", "Share\nclosed", "Runs", "Without\na gap"),
         rows,
-        f"(variant - base) / ({DIRECT} - base) in pass rate on the phase's problems after the last phase, by seed, with "
-        f"a 95% bootstrap interval. Runs in which {DIRECT} moved it by at most {NOISE:g} standard errors have no gap "
+        f"(variant - base) / ({DIRECT} - base) in pass rate on the phase's problems after the last phase, by seed, "
+        f"with a 95% bootstrap interval. Runs in which {DIRECT} moved it by at most {NOISE:g} standard errors have no gap "
         f"to close, and are left out.",
         labels=3,
     )
