@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from ductile.contexts.population import Population, restored
 from ductile.contexts.reflectors import ChatModel, Vocabulary
 from ductile.contexts.room import room
 from ductile.domains.base import content_hash
-from ductile.plan import Phase
+
+if TYPE_CHECKING:
+    from ductile.plan import Phase
 from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
 from ductile.problem import JudgedGroup, Problem
 

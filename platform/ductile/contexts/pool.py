@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ductile.contexts.context import Context
-from ductile.plan import Phase
+
+if TYPE_CHECKING:
+    from ductile.plan import Phase
 from ductile.ports import PolicyRef
 from ductile.problem import JudgedGroup, Problem
 
