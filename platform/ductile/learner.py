@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,17 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ductile.anchors import Anchor, sequence_kl
 from ductile.checkpoint import write_text
 from ductile.config import RunSettings
-from ductile.consolidation import Consolidation, fisher
 from ductile.engines import make_engine
-from ductile.memory import Memory
+from ductile.holds import Holds, place
 from ductile.models.compose import ComposedPolicy
 from ductile.models.kept import kept_model
 from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
-from ductile.rl.kl import adapted_coefficient
-from ductile.rl.objective import Objective, memory_loss, micro_loss
+from ductile.rl.objective import Objective, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
 from ductile.variants.base import Dialled, Variant, scheduled_alpha
 
@@ -102,7 +99,7 @@ def branch_learner(
     folder = Path(request.snapshot)
     recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
     learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
-    learner._recall_holds(folder)
+    learner._holds.load(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
         learner._weights = learner._engine.weights()
@@ -168,16 +165,14 @@ class PolicyLearner:
         settings, objective, lr = self._settings, self._objective, self._lr
         self.composition = composition
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
-        self._consolidation = Consolidation(objective, self._policy.trainable.state_dict())
+
+        def load() -> ComposedPolicy:
+            return ComposedPolicy.load(composition, settings.model.dtype).to(device)
+
+        self._policy = load()
+        self._holds = Holds(settings, objective, self._policy.trainable.state_dict(), load)
         if start is not None:  # before the engine is made: ZeRO 3 leaves nothing that a state dict could be copied into
             self._policy.load_trainable(start)
-        self._anchor: Anchor | None = None
-        if objective.anchor:
-            self._anchor = Anchor(objective, ComposedPolicy.load(composition, settings.model.dtype).to(device))
-        self._kl = objective.kl  # the coefficient of the moment
-        self._penalised: tuple[float, int] | None = None  # KL a token and completions of the last `penalties`
-        self._memory = Memory()
         self._engine = make_engine(self._policy.trainable, settings.learner, lr)
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
         self._names = [name for name, _ in self._policy.trainable.named_parameters()]
@@ -222,7 +217,8 @@ class PolicyLearner:
         started = time.monotonic()
         self.version += 1
         tokens = sum(len(row.completion) for row in batch.rows)
-        models = len(self.composition.members) + (len(self._anchor.policy.composition.members) if self._anchor else 0)
+        anchor = self._holds.anchor
+        models = len(self.composition.members) + (len(anchor.policy.composition.members) if anchor else 0)
         passed = sum(row.tokens for row in batch.rows) * models * self._settings.learner.epochs
         metrics = {
             "learner/skipped": float(not batch.rows),
@@ -231,7 +227,7 @@ class PolicyLearner:
         }
         if batch.rows:
             metrics |= self._train(batch)
-        metrics |= self._steer(metrics.get("learner/kl_anchor"), len(batch.rows))
+        metrics |= self._holds.after_update(metrics.get("learner/kl_anchor"), len(batch.rows))
         self._reweigh()
         metrics["learner/weight_drift_rms"] = rms_distance(
             self._parameters(self._weights), self._parameters(self._base)
@@ -249,42 +245,19 @@ class PolicyLearner:
             self._reweigh()
         self._domain = domain
         self._phase_start, self.phase_start_composition = self._weights, self.composition
-        if self._anchor:
-            self._anchor.start_phase(self._weights)
+        self._holds.start_phase(self._weights)
 
     def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
-        """See `ports.Learner.penalties`: coefficient * KL of each completion to the anchor, where that is its place."""
-        objective, settings = self._objective, self._settings
-        if not self._anchor or not isinstance(objective, Objective) or objective.kl_place != "reward":
-            return None
-        rank, world = _place()
-        kl = sequence_kl(
-            self._anchor.policy,
-            judged,
-            objective.kl_estimator,
-            settings.rollout.temperature,
-            settings.learner.micro_tokens,
-            rank,
-            world,
-        )
-        tokens = sum(len(completion.tokens) for group in judged for completion in group.group.completions)
-        completions = sum(len(group.verdicts) for group in judged)
-        self._penalised = (float(sum(part.sum() for part in kl)) / tokens, completions)
-        return [self._kl * part for part in kl]
+        """See `ports.Learner.penalties`."""
+        return self._holds.penalties(judged)
 
     def remember(self, groups: Sequence[Group]) -> None:
-        """See `ports.Learner.remember`; nothing is kept for an objective with another anchor, or none."""
-        if self._objective.anchor == "prior_data":
-            self._memory = Memory.of(groups)
+        """See `ports.Learner.remember`."""
+        self._holds.remember(groups)
 
     def consolidate(self, groups: Sequence[Group]) -> None:
-        """See `ports.Learner.consolidate`. On a copy that is whole on every rank, whatever the engine shards."""
-        if not self._objective.ewc:
-            return
-        policy = ComposedPolicy.load(self.composition, self._settings.model.dtype).to(self._policy.device)
-        policy.load_trainable(self._weights)
-        information = fisher(policy, groups, self._settings.rollout.temperature, *_place())
-        self._consolidation.add(information, self._weights)
+        """See `ports.Learner.consolidate`."""
+        self._holds.consolidate(groups, self._weights)
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
         """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
@@ -330,11 +303,7 @@ class PolicyLearner:
         if not dist.is_initialized() or dist.get_rank() == 0:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
-            self._memory.save(folder)
-            self._consolidation.save(folder)
-            if self._anchor:
-                self._anchor.save(folder)
-            adapted = {"kl": self._kl} if self._objective.kl_target else {}
+            self._holds.save(folder)
             document = {
                 "version": self.version,
                 "composition": asdict(self.composition),
@@ -342,7 +311,7 @@ class PolicyLearner:
                 "domain": self._domain,
                 "experts": {domain: asdict(composition) for domain, composition in self._kept.items()},
             }
-            write_text(folder / "learner.json", json.dumps(document | adapted))
+            write_text(folder / "learner.json", json.dumps(document | self._holds.adapted()))
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote, which may be another composition than this one."""
@@ -356,14 +325,13 @@ class PolicyLearner:
     def _recall(self, folder: Path) -> None:
         """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
-        if self._anchor:
-            self._anchor.start_phase(self._phase_start)
+        self._holds.start_phase(self._phase_start)
         document = _recorded(folder)
         self.version, self._domain = document["version"], document["domain"]
         self.phase_start_composition = _composition(document["phase_start_composition"])
         self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
         self._set_coefficients(_composition(document["composition"]))
-        self._recall_holds(folder)
+        self._holds.load(folder)
 
     def _reweigh(self) -> None:
         """Take the coefficients that the policy has after so many updates."""
@@ -374,15 +342,6 @@ class PolicyLearner:
         self._policy.set_coefficients(composition)
         self.composition = composition
 
-    def _recall_holds(self, folder: Path) -> None:
-        """Read what holds the policy: its anchor's average, the KL's coefficient, memory and Fisher information."""
-        self._consolidation.load(folder)
-        if self._anchor:
-            self._anchor.load(folder)
-            self._memory = Memory.load(folder)
-        if self._objective.kl_target:
-            self._kl = json.loads((folder / "learner.json").read_text())["kl"]
-
     @property
     def _trainable_path(self) -> str:
         return next(m.path for m in self.composition.members if m.role == self.composition.trainable)
@@ -391,10 +350,10 @@ class PolicyLearner:
         return {name: weights[name] for name in self._names}
 
     def _train(self, batch: Batch) -> dict[str, float]:
-        rank, world = _place()
+        rank, world = place()
         learner, before = self._settings.learner, self._weights
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
-        share = self._memory.share(len(batch.rows), self._settings.seed, self.version)
+        share = self._holds.share(len(batch.rows), self.version)
         kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
         for _ in range(learner.epochs):
@@ -407,7 +366,7 @@ class PolicyLearner:
                     f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
-            self._hold()
+            self._weights = self._holds.after_step(self._engine, self._lr)
         first, last = passes[0], passes[-1]
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
@@ -428,47 +387,22 @@ class PolicyLearner:
             metrics["learner/kl_anchor"] = first["kl"] / first["kl_tokens"]
         return metrics
 
-    def _hold(self) -> None:
-        """After an optimizer step: pull the weights back, and let the average follow them."""
-        self._weights = self._engine.weights()
-        if self._consolidation.acts:
-            self._engine.set_weights(self._consolidation.pulled(self._weights, self._lr))
-            self._weights = self._engine.weights()
-        if self._anchor:
-            self._anchor.follow(self._weights)
-
-    def _steer(self, kl: float | None, completions: int) -> dict[str, float]:
-        """Metrics of the KL; adapts its coefficient to the target, where there is one and a KL was measured."""
-        if self._penalised is not None:
-            (kl, completions), self._penalised = self._penalised, None
-        metrics = {} if kl is None else {"learner/kl_anchor": kl}
-        if isinstance(self._objective, Objective) and self._objective.kl_target:
-            metrics["learner/kl_coefficient"] = self._kl
-            if kl is not None:
-                target, horizon = self._objective.kl_target, self._objective.kl_horizon
-                self._kl = adapted_coefficient(self._kl, kl, target, completions, horizon)
-        return metrics
-
     def _backward_memory(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
-        assert self._anchor
-        ids, mask = micro.padded.ids, micro.padded.mask
-        logits = self._policy(ids, mask, trained=self._engine.module)
-        temperature = self._settings.rollout.temperature
-        loss, sums = memory_loss(logits, self._anchor.logits(ids, mask), micro, self._kl, temperature)
+        logits = self._policy(micro.padded.ids, micro.padded.mask, trained=self._engine.module)
+        loss, sums = self._holds.memory_loss(logits, micro)
         self._engine.backward(loss, last)
         return sums
 
     def _backward(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
         ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
-        anchor = self._anchor if self._objective.kl_in_loss else None
-        anchor_logits = anchor.logits(ids, mask) if anchor else None
+        anchor_logits = self._holds.anchor_logits(micro)
         logits = self._policy(ids, mask, trained=self._engine.module)
         if isinstance(self._objective, Supervised):
             loss, sums = likelihood_loss(logits, micro)
         else:
-            objective = replace(self._objective, kl=self._kl)
+            objective = self._holds.with_coefficient(self._objective)
             loss, sums = micro_loss(logits, anchor_logits, micro, objective, temperature)
-            if anchor:
+            if anchor_logits is not None:
                 sums["kl_tokens"] = sums["tokens"]
         self._engine.backward(loss, last)
         return sums
@@ -512,11 +446,6 @@ def _with_memory(totals: dict[str, float], remembered: dict[str, float]) -> dict
         return totals
     loss = totals["loss"] + remembered["loss"]
     return totals | {"loss": loss, "kl": remembered["kl"], "kl_tokens": remembered["tokens"]}
-
-
-def _place() -> tuple[int, int]:
-    """Rank and number of ranks."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -83,6 +83,11 @@ def flat(weights: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in weights.values()])
 
 
+def pull(learner: PolicyLearner) -> None:
+    """What follows an optimizer step, without one."""
+    learner._weights = learner._holds.after_step(learner._engine, learner._lr)
+
+
 def untimed(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "learner/seconds"}
 
@@ -191,14 +196,16 @@ def test_average_follows_the_weights_after_every_optimizer_step_and_branches_beg
     for stream in "abc":
         learner.update(batch_of(learner, stream))
         expected = 0.8 * expected + 0.2 * flat(learner.weights()).double()
-    anchor = learner._anchor
+    anchor = learner._holds.anchor
     assert anchor is not None
     assert torch.allclose(flat(anchor.policy.trainable.state_dict()).double(), expected, rtol=0, atol=1e-6)
     learner.save(tmp_path)
     settings, request = learner._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), learner.composition, request)
-    assert branch._anchor is not None
-    assert torch.equal(flat(branch._anchor.policy.trainable.state_dict()), flat(anchor.policy.trainable.state_dict()))
+    assert branch._holds.anchor is not None
+    assert torch.equal(
+        flat(branch._holds.anchor.policy.trainable.state_dict()), flat(anchor.policy.trainable.state_dict())
+    )
 
 
 def test_average_takes_every_pass_over_the_batch(make: Make) -> None:
@@ -209,8 +216,8 @@ def test_average_takes_every_pass_over_the_batch(make: Make) -> None:
     one.update(batch)
     two.update(batch)
     between, after = flat(one.weights()).double(), flat(two.weights()).double()
-    assert two._anchor is not None
-    average = flat(two._anchor.policy.trainable.state_dict()).double()
+    assert two._holds.anchor is not None
+    average = flat(two._holds.anchor.policy.trainable.state_dict()).double()
     assert torch.allclose(average, 0.64 * base + 0.16 * between + 0.2 * after, rtol=0, atol=1e-6)
 
 
@@ -253,7 +260,10 @@ def test_coefficient_is_adapted_after_each_update_by_hand(make: Make, hold: str)
     assert coefficient > 0.5  # it was far enough away for long enough
     judged = judged_of(learner, "e")
     if hold == "adaptive_reward":
-        found, [kl, *_] = learner.penalties(judged), sequence_kl(learner._anchor.policy, judged, "k3", TEMPERATURE, 99)  # type: ignore[union-attr]
+        found, [kl, *_] = (
+            learner.penalties(judged),
+            sequence_kl(learner._holds.anchor.policy, judged, "k3", TEMPERATURE, 99),
+        )  # type: ignore[union-attr]
         assert found is not None
         assert found[0] == pytest.approx(coefficient * kl, rel=1e-4)
 
@@ -266,7 +276,7 @@ def test_weights_without_gradient_go_back_to_the_base_by_the_share_that_l2_init_
     fresh = make(HOLDS["l2_init"])
     moved = flat(learner.weights()).double()
     fresh._engine.set_weights(learner.weights())
-    fresh._hold()
+    pull(fresh)
     share = LR * 5.0 / (1 + LR * 5.0)
     assert torch.allclose(flat(fresh.weights()).double(), moved + share * (base - moved), rtol=0, atol=1e-6)
     assert (moved - base).abs().max() > 5e-3
@@ -281,7 +291,7 @@ def test_branch_is_pulled_to_the_base_and_not_to_its_own_start(make: Make, tmp_p
     settings, request = run._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     start = flat(branch.weights())
-    branch._hold()
+    pull(branch)
     assert (flat(branch.weights()) - base).norm() < 0.97 * (start - base).norm()
 
 
@@ -295,8 +305,8 @@ def test_branch_keeps_the_fisher_information_of_the_run(make: Make, tmp_path: Pa
     settings, request = run._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     start = flat(branch.weights())
-    branch._hold()
-    run._hold()
+    pull(branch)
+    pull(run)
     assert torch.equal(flat(branch.weights()), flat(run.weights()))
     assert (flat(branch.weights()) - target).norm() < (start - target).norm()
 
@@ -308,6 +318,6 @@ def test_supervised_branch_is_held_by_nothing(make: Make, tmp_path: Path) -> Non
     settings, request = run._settings, BranchRequest(str(tmp_path), "sft", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     before = flat(branch.weights())
-    branch._hold()
+    pull(branch)
     assert torch.equal(flat(branch.weights()), before)
     assert "learner/kl_anchor" not in branch.update(batch_of(run, "d"))

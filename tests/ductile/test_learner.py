@@ -196,7 +196,7 @@ def test_anchor_at_the_start_of_the_phase_is_taken_there_and_stays_there(make: M
 def test_anchor_at_the_base_stays_the_untouched_base(make: Make) -> None:
     learner = make(LOW_DRIFT | {"kl": 1e-4})
     assert all(value > 1e-4 for value in anchor_distances(learner))
-    anchor = learner._anchor
+    anchor = learner._holds.anchor
     assert anchor is not None
     assert same(anchor.policy.trainable.state_dict(), make().weights())
 
