@@ -152,16 +152,17 @@ class PolicyLearner:
         return {}
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """See `ports.Learner.set_weights`."""
-        raise NotImplementedError
+        """See `ports.Learner.set_weights`; of names that are tied the first one counts."""
+        self._engine.set_weights(weights)
+        self._weights = self._engine.weights()
 
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
-        raise NotImplementedError
+        self._engine.reset_optimizer()
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
-        raise NotImplementedError
+        self._engine.clear_moments(masks)
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""

@@ -30,6 +30,18 @@ class Engine(Protocol):
     def weights(self) -> Mapping[str, Tensor]:
         """The module's whole state dict, on the CPU, detached copies. Every rank calls it."""
 
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from this state dict, given whole on every rank; moments and step counts stay.
+
+        A weight that is tied to another is taken under the first of its names. Raises `KeyError` for a missing one.
+        """
+
+    def reset_optimizer(self) -> None:
+        """Moments and step counts become those of a new AdamW."""
+
+    def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
+        """Both moments become 0 where a mask is True; step counts stay. masks: parameter name -> bool, its shape."""
+
     def save(self, folder: Path) -> None:
         """Write weights and optimizer below `folder`. Every rank calls it."""
 
@@ -37,7 +49,29 @@ class Engine(Protocol):
         """Read back what `save` wrote; the learning rate stays the engine's own."""
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state beside its step count."""
+
+
 def adamw(parameters: Iterable[nn.Parameter], settings: LearnerSettings, lr: float) -> torch.optim.AdamW:
     """The optimizer of both engines (AdamW, arXiv 1711.05101)."""
     betas = (settings.betas[0], settings.betas[1])
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=settings.weight_decay)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Set its whole state to 0: AdamW's first step makes its state so, and goes on from it."""
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Write a state dict into a module in place; of names that are tied the first one counts."""
+    held = module.state_dict()
+    first = {name for name, _ in module.named_parameters()}
+    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+    for name in held.keys() - tied:
+        held[name].copy_(weights[name])
