@@ -35,6 +35,8 @@ SECTIONS = {
     "rollout": "Rollouts: the completions of one RL step. Completions that could not be judged count only in "
     "`rollout/unjudged_share`, in the lengths and in the tokens.",
     "learner": "Learner: one update of the policy.",
+    "switch": "Switch: what interventions did to the policy between two phases, logged at the last step of the phase that "
+    "ended.",
     "difficulty": "Difficulty: the table of per-problem estimates, over the phase's pool, after the step.",
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
     "weighs every skill and level alike.",
@@ -114,6 +116,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/tokens", "tokens", "completion tokens trained on in the step"),
     Metric("learner/skipped", "0 or 1", "1 when the step had no gradient (every group silent) and was skipped"),
     Metric("learner/seconds", "s", "time of the update"),
+    Metric("switch/reset_units", "units", "MLP units that began anew at the switch, over all layers"),
+    Metric("switch/weight_change_rms", "weight", "root mean square change of the trainable weights by the interventions"),
+    Metric("switch/completions", "completions", "completions sampled to see what the units do; in the budget too"),
+    Metric("switch/sampled_tokens", "tokens", "their tokens; in the budget too"),
+    Metric("switch/forward_tokens", "tokens", "tokens through any member of the policy to sample them and to look at the units; in the budget too"),
     Metric("difficulty/brier", "squared rate", "mean over the step's problems of (estimate before the update - observed group pass rate)^2; first visits count " "with the prior; a perfect estimate of n completions still scores p(1-p)/n"),
     Metric("difficulty/estimate_mean", "rate", "mean estimated pass rate"),
     Metric("difficulty/uncertainty_mean", "rate", "mean standard deviation of the estimates"),

@@ -1,18 +1,127 @@
-"""What is done to the policy between two phases, in one order; branches begin with it too."""
+"""What is done to the policy between two phases, in one order; branches begin with it too.
+
+    the variant's own part -> base fusion -> shrink and perturb -> ReDo or utility reset -> optimizer reset
+
+Interventions act on the trainable member: in a proxy that is the expert, and its base is the expert's folder. What its
+units do is measured once, before any weight changes. In bfloat16 they act on the weights as they are sampled from, so
+that what only the optimizer's float32 copy still knew of a weight is lost.
+"""
 
 from __future__ import annotations
 
-from ductile.config import RunSettings
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ductile.config import RunSettings, SwitchSettings
+from ductile.contexts.context import with_prefixes
+from ductile.interventions.activity import Activity, unit_activity
+from ductile.interventions.fusion import fuse
+from ductile.interventions.gated import begin_anew, gated_layers
+from ductile.interventions.redo import dormant
+from ductile.interventions.shrink_perturb import shrink_and_perturb
+from ductile.interventions.utility import least_useful
+from ductile.learner import rms_distance
+from ductile.models.load import initializer_range, load_model, parameter_names
 from ductile.plan import Phase
-from ductile.step import StepPorts
+from ductile.ports import Sampling
+from ductile.probes.cost import MeteredPool
+from ductile.step import StepPorts, publish
 from ductile.variants.base import Variant
+
+SPENT = ("completions", "sampled_tokens", "forward_tokens")
+"""What a switch adds to the run's budget, where it samples."""
 
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics."""
-    return {}
+    variant.switch(settings, ended, stream, ports)
+    metrics: dict[str, float] = {}
+    if acts_on_weights(settings.switch):
+        metrics = _intervene(settings, ended, stream, ports)
+    if settings.switch.optimizer == "reset":
+        ports.learner.reset_optimizer()
+    return metrics
 
 
 def switch_stream(ended: str) -> str:
     """The stream of the switch after a phase: the run's and its branches' are the same."""
     return f"switch/{ended}"
+
+
+def acts_on_weights(settings: SwitchSettings) -> bool:
+    """Whether any intervention changes weights."""
+    values = (settings.fusion, settings.shrink, settings.perturb, settings.redo, settings.utility_reset)
+    return any(value is not None for value in values)
+
+
+def spend(budget: dict[str, int], metrics: Mapping[str, float]) -> None:
+    """Add what a switch sampled to the run's budget."""
+    for name in SPENT:
+        budget[name] = budget.get(name, 0) + int(metrics.get(f"switch/{name}", 0))
+
+
+def _intervene(settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
+    chosen, learner = settings.switch, ports.learner
+    folder = next(m.path for m in learner.composition.members if m.role == learner.composition.trainable)
+    before = learner.weights()
+    weights: dict[str, Tensor] = dict(before)
+    metrics: dict[str, float] = {}
+    masks: dict[str, Tensor] = {}
+    activity: dict[str, Activity] = {}
+    if chosen.redo is not None or chosen.utility_reset is not None:
+        activity, metrics = _activity(settings, ended, stream, ports)
+    if chosen.fusion is not None:
+        weights = fuse(weights, load_model(folder, settings.model.dtype).state_dict(), chosen.fusion)
+    if chosen.shrink is not None or chosen.perturb is not None:
+        factor = 1.0 if chosen.shrink is None else chosen.shrink
+        weights = shrink_and_perturb(weights, factor, chosen.perturb or 0.0, settings.seed, stream)
+    if activity:
+        if chosen.redo is not None:
+            units, means = dormant(activity, chosen.redo), None
+        else:
+            units = least_useful(activity, weights, chosen.utility_reset or 0.0)
+            means = {layer: torch.from_numpy(of.mean) for layer, of in activity.items()}
+        weights, masks = begin_anew(weights, units, initializer_range(folder), settings.seed, f"{stream}/units", means)
+        metrics["switch/reset_units"] = float(sum(int(mask.sum()) for mask in units.values()))
+    names = parameter_names(folder)  # a weight that is tied to another counts once
+    metrics["switch/weight_change_rms"] = rms_distance(
+        {name: weights[name] for name in names}, {name: before[name] for name in names}
+    )
+    if metrics["switch/weight_change_rms"]:
+        learner.set_weights(weights)
+        learner.clear_moments(masks)
+    return metrics
+
+
+def _activity(
+    settings: RunSettings, ended: Phase, stream: str, ports: StepPorts
+) -> tuple[dict[str, Activity], dict[str, float]]:
+    """What the gated units do on one completion each of `switch.problems` problems, and what it cost."""
+    rollout, pool = settings.rollout, MeteredPool(ports.pool)
+    ids = sorted(ended.pool, key=partial(_order, settings.seed, stream))[: settings.switch.problems]
+    problems = with_prefixes([ended.pool[id] for id in ids], ports.learner.prefixes())
+    sampling = Sampling(settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
+    policy = publish(ports.pool, ports.learner)
+    groups = pool.generate(policy, problems, sampling)
+    rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
+    measured: Mapping[str, Any] = pool.inspect(policy, partial(unit_activity, rows=rows))
+    known = gated_layers(ports.learner.weights())
+    activity = {layer: of for layer, of in measured.items() if layer in known}
+    if not activity:
+        raise RuntimeError(f"switch after {ended.name}: the trained model has no gated MLP whose units could be reset")
+    cost = {
+        "switch/completions": float(len(rows)),
+        "switch/sampled_tokens": float(sum(len(completion) for _, completion in rows)),
+        "switch/forward_tokens": float(pool.generated + pool.forward),
+    }
+    return activity, cost
+
+
+def _order(seed: int, stream: str, id: str) -> bytes:
+    """A random order of problems that depends on (seed, stream, id) alone."""
+    return hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=16).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from ductile.rl.advantages import group_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
+
+if TYPE_CHECKING:  # both import this file
+    from ductile.plan import Phase
+    from ductile.step import StepPorts
 
 Penalties = Sequence[NDArray[np.float64]] | None
 """For each group, [completion], what is taken off its rewards."""
@@ -39,6 +43,9 @@ class Variant(Protocol):
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """What the learner learns from. penalties: as `ports.Learner.penalties` gives them."""
+
+    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
+        """The variant's own part of a phase switch (see `switch.py`), before all others; most have none."""
 
 
 def policy_gradient_batch(
