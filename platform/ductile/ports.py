@@ -123,7 +123,10 @@ class Learner(Protocol):
         """For each group, [completion], what is taken off the rewards before advantages; None where nothing is."""
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Go on from another state dict of the trainable member; the optimizer's state stays."""
+        """Go on from another state dict of the trainable member; the optimizer's state stays.
+
+        A weight that is tied to another is taken under the first of its names.
+        """
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's state."""

@@ -73,8 +73,9 @@ def flat(weights: Mapping[str, Tensor]) -> list[float]:
 
 
 def stepped(kind: str, change: Callable[[Engine], None], folder: Path, precision: str) -> dict[str, list[float]]:
-    """Two steps, a change, and the third: what the weights are after the change and after the step, and once more by an
-    engine that was loaded between the two.
+    """Two steps, a change, and the third.
+
+    Returns the weights after the change and after the step, and those of an engine that was loaded between the two.
     """
     engine = engine_of(kind, precision)
     update(engine, 0)

@@ -117,7 +117,8 @@ def test_both_ranks_hold_the_same(answers: dict[str, Any], precision: str) -> No
 
 @pytest.mark.parametrize(("process", "kind"), [(p, k) for p, k in EVERYWHERE if k != "torch"])
 def test_bf16_weights_step_from_the_float32_that_was_set(answers: dict[str, Any], process: str, kind: str) -> None:
-    """1 + 2^-9 reads as 1; with a step of 1.25 * 2^-9 it is beyond 1 + 2^-8, which reads as 1 + 2^-7. A copy that had
-    been rounded would read as 1 still.
+    """1 + 2^-9 reads as 1, and a step of 1.25 * 2^-9 on it as 1 + 2^-7.
+
+    A copy that had been rounded to 1 would read as 1 still.
     """
     assert answers[process]["bf16"][kind]["master"] == [1 + 2.0**-7] * 20
