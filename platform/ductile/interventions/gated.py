@@ -45,7 +45,7 @@ def begin_anew(
     distribution, keyed by (seed, stream, name); means: output projection -> [unit] E h, where the layer's output bias,
     if it has one, shall take over what the units gave on average. Parameters that stay as they are have no mask.
     """
-    changed, masks = dict(weights), {}
+    changed, masks = dict(weights), dict[str, Tensor]()
     for layer, chosen in units.items():
         if not chosen.any():
             continue
