@@ -10,15 +10,17 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from ductile.branch import branch_probe
 from ductile.config import ModelSettings, RunSettings, SwitchSettings, VariantSettings
 from ductile.engines.torch_engine import TorchEngine
 from ductile.identity import identify
-from ductile.learner import PolicyLearner, make_learner
+from ductile.learner import PolicyLearner, branch_learner, make_learner
 from ductile.local import local_ports
 from ductile.loop import run
 from ductile.metrics import check_declared
 from ductile.models.load import load_model
 from ductile.plan import check, make_plan
+from ductile.ports import BranchRequest
 from ductile.settings import build
 from ductile.step import Ports, StepPorts
 from ductile.switch import switch
@@ -272,3 +274,25 @@ def test_unit_resets_are_refused_for_a_model_without_gated_mlps(tiny_folder: str
     (line,) = mistakes(chosen, variant=proxy, model=ModelSettings(path=tiny_folder, expert_path=other))
     assert "model.expert_path" in line
     assert mistakes(SwitchSettings(fusion=0.5), model=ModelSettings(path=other)) == []
+
+
+def test_branch_after_a_phase_begins_with_the_switch(tiny_folder: str, tmp_path: Path) -> None:
+    """Fused with the base alone and with a new optimizer, a branch of a trained snapshot is the base's own."""
+    branch = {"domain": {"name": "base_conversion"}, "levels": [6], "steps": 2, "pool": 16, "problems": 4, "evals": 2}
+    wanted = build(
+        RunSettings, {**VALUES, "switch": {"fusion": 0.0, "optimizer": "reset"}, "probe": {"branch": branch}}
+    )
+    ports, _ = trained(wanted, tiny_folder, tmp_path)
+    ports.learner.save(tmp_path / "snapshot")
+    variant = make_variant(wanted.variant)
+
+    def end_of(request: BranchRequest) -> dict[str, Any]:
+        learner = branch_learner(wanted, variant, ports.learner.composition, request)
+        branch_probe(request, wanted, variant, learner, ports.pool, ports.judge, ports.resolve)
+        return dict(learner.weights())
+
+    base = end_of(BranchRequest(None, "rl", "reset", 0))
+    switched_first = end_of(BranchRequest(str(tmp_path / "snapshot"), "rl", "carried", 0, ended="easy"))
+    as_it_was = end_of(BranchRequest(str(tmp_path / "snapshot"), "rl", "carried", 0))
+    assert all(torch.equal(base[name], switched_first[name]) for name in base)
+    assert not any(torch.allclose(base[name], as_it_was[name], atol=1e-2) for name in base)
