@@ -280,10 +280,6 @@ class PolicyLearner:
         """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
         return load_model(self._trainable_path, "float32").state_dict()
 
-    def initial_deviation(self) -> float:
-        """See `ports.Learner.initial_deviation`."""
-        return float(self._policy.trainable.config.initializer_range)
-
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
         self._engine.reset_optimizer()

@@ -21,13 +21,16 @@ from ductile.config import (
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.domains.base import Domain, describe_levels
+from ductile.interventions.gated import gated_layers
 from ductile.metrics import segment
+from ductile.models.load import parameter_names
 from ductile.probes import ALL, PROBES, expand
 from ductile.probes.evaluation import honest
 from ductile.probes.heuristics import PairedDomain
 from ductile.probes.self_conditioning import TurnDomain
 from ductile.problem import DIRECT, Problem, Split
 from ductile.settings import SettingsError, one_of
+from ductile.variants import VARIANTS
 
 ResolveDomain = Callable[[Mapping[str, Any], str], Domain]
 
@@ -136,6 +139,7 @@ def check(settings: RunSettings) -> list[str]:
         _hold_mistakes,
         _context_mistakes,
         _data_mistakes,
+        _switch_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -433,6 +437,44 @@ def _data_mistakes(settings: RunSettings) -> Iterator[str]:
 def _easier_levels(name: str, domain: Domain, phase: PhaseSettings) -> str:
     easier = ladder_levels(domain.levels, domain, phase.levels) if phase.levels else []
     return f"{describe_levels(easier) if easier else 'none'} in phase.{name}"
+
+
+def _switch_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Interventions that would do nothing, get in each other's way, or find nothing to act on."""
+    switch = settings.switch
+    if switch.fusion == 1:
+        yield "switch.fusion: 1.0: nothing of the base is mixed in; allowed: below 1, or leave it unset"
+    if switch.shrink == 1 and switch.perturb is None:
+        yield "switch.shrink: 1.0: no weight changes without switch.perturb; set that too, or choose a factor below 1"
+    if switch.redo is not None and switch.utility_reset is not None:
+        yield f"switch.redo: {switch.redo}: set beside switch.utility_reset, and both begin units anew; leave one unset"
+    for name in ("fusion", "shrink", "perturb", "redo", "utility_reset"):
+        value, rank = getattr(switch, name), settings.learner.lora.rank
+        if value is not None and rank:
+            yield (
+                f"switch.{name}: {value}: with learner.lora.rank {rank} only adapters are trained; leave it unset and "
+                f"use learner.lora.switch"
+            )
+    if switch.redo is not None:
+        yield from _unit_mistakes(settings, f"switch.redo: {switch.redo}")
+    elif switch.utility_reset is not None:
+        yield from _unit_mistakes(settings, f"switch.utility_reset: {switch.utility_reset}")
+
+
+def _unit_mistakes(settings: RunSettings, setting: str) -> Iterator[str]:
+    """A model given as a folder whose units are not known; those that are built from scratch are Llamas."""
+    kind = VARIANTS.get(settings.variant.name)
+    trained = "expert_path" if kind and kind.needs_expert else "path"
+    path = getattr(settings.model, trained)
+    try:
+        names = parameter_names(path) if path else None
+    except (OSError, ValueError):
+        return  # told with the folders
+    if names is not None and not gated_layers(names):
+        yield (
+            f"{setting}: the model in model.{trained} ({path}) has no gated MLP whose units could begin anew; allowed: "
+            f"models with gate_proj, up_proj and down_proj, such as Llama, Mistral, Qwen and Gemma"
+        )
 
 
 def _twice(values: Iterable[int]) -> list[int]:

@@ -162,13 +162,13 @@ class Learner(Protocol):
         """At the end of a phase, for EWC: Fisher information of these completions, sampled by the policy as it is."""
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Go on from another state dict of the trainable member; the optimizer's state stays."""
+        """Go on from another state dict of the trainable member; the optimizer's state stays.
+
+        A weight that is tied to another is taken under the first of its names.
+        """
 
     def base_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict as its folder has it, on the CPU."""
-
-    def initial_deviation(self) -> float:
-        """Standard deviation of the trainable member's weights at initialisation, as its architecture draws them."""
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer's state."""

@@ -1,58 +1,63 @@
 """What is done to the policy between two phases, in one order; branches begin with it too.
 
+    what EWC keeps of the phase -> the variant's own part -> base fusion -> shrink and perturb -> ReDo or utility reset
+    -> optimizer reset
+
 The boundary after a phase is measured before the switch, so that it tells what the phase did. A branch begins with the
 switch, as the next phase would: it tells what the policy can still learn under this way of going on.
 
-First what EWC keeps of the phase, and the variant's own part, then fusion, shrink and perturb, units that begin anew,
-and at last the optimizer. With a composed policy all of it acts on the trainable member, whose base is the folder that
-it began as.
+Interventions act on the trainable member: in a proxy that is the expert, and its base is the expert's folder. What its
+units do is measured once, before any weight changes. In bfloat16 they act on the weights as they are sampled from, so
+that what only the optimizer's float32 copy still knew of a weight is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ductile.config import RunSettings, SwitchSettings
 from ductile.contexts.context import with_prefixes
+from ductile.interventions.activity import Activity, unit_activity
 from ductile.interventions.fusion import fuse
-from ductile.interventions.perturb import shrink_and_perturb
-from ductile.interventions.units import Activity, activity, dormant, least_useful, restart
+from ductile.interventions.gated import begin_anew, gated_layers
+from ductile.interventions.redo import dormant
+from ductile.interventions.shrink_perturb import shrink_and_perturb
+from ductile.interventions.utility import least_useful
+from ductile.learner import rms_distance
+from ductile.models.load import initializer_range, parameter_names
 from ductile.plan import Phase
 from ductile.ports import Sampling
+from ductile.probes.cost import MeteredPool
 from ductile.problem import Group
 from ductile.step import StepPorts, publish
 from ductile.variants.base import Variant
 
+SPENT = ("completions", "sampled_tokens", "forward_tokens")
+"""What a switch adds to the run's budget, where it samples."""
+
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
-    """Do it, before the next phase starts. stream: keys everything random. Returns metrics of what was done."""
-    if settings.variant.ewc is not None:  # before anything moves the weights: they are what the phase has learned
-        ports.learner.consolidate(ended_groups(settings, ended, f"{stream}/fisher", ports))
+    """Do it, before the next phase starts. stream: keys everything random. Returns metrics."""
+    pool = MeteredPool(ports.pool)
+    sampled: list[Group] = []
+    if settings.variant.ewc is not None:
+        sampled = _sampled(settings, ended, f"{stream}/fisher", ports, pool)
+        ports.learner.consolidate(sampled)
     variant.switch(settings, ended, stream, ports)
-    wanted, learner = settings.switch, ports.learner
-    before = learner.weights()
-    weights: Mapping[str, Tensor] = before
-    masks: dict[str, Tensor] = {}
     metrics: dict[str, float] = {}
-    # What the units do is measured on the policy as the phase left it.
-    acts = _activity(settings, ended, stream, ports) if _restarts(wanted) else {}
-    if wanted.fusion is not None:
-        weights = fuse(weights, learner.base_weights(), wanted.fusion)
-    if wanted.shrink is not None or wanted.perturb is not None:
-        factor = 1.0 if wanted.shrink is None else wanted.shrink
-        weights = shrink_and_perturb(weights, factor, wanted.perturb or 0.0, f"{settings.seed}/{stream}/perturb")
-    if acts:
-        weights, masks, metrics = _restarted(settings, weights, acts, stream, learner.initial_deviation())
-    if weights is not before:
-        learner.set_weights(weights)
-        learner.clear_moments(masks)
-        metrics["switch/weight_change_rms"] = _rms_change(before, weights)
-    if wanted.optimizer == "reset":
-        learner.reset_optimizer()
+    if acts_on_weights(settings.switch):
+        metrics, groups = _intervene(settings, ended, stream, ports, pool)
+        sampled = [*sampled, *groups]
+    if sampled:
+        metrics |= _cost(sampled, pool)
+    if settings.switch.optimizer == "reset":
+        ports.learner.reset_optimizer()
     return metrics
 
 
@@ -61,49 +66,85 @@ def switch_stream(ended: str) -> str:
     return f"switch/{ended}"
 
 
-def ended_groups(settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> list[Group]:
-    """One completion of each of `switch.problems` problems of the phase's pool, by the policy as the phase left it."""
-    rollout = settings.rollout
-    problems = with_prefixes(list(ended.pool.values())[: settings.switch.problems], ports.learner.prefixes())
-    sampling = Sampling(settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
-    return ports.pool.generate(publish(ports.pool, ports.learner), problems, sampling)
+def acts_on_weights(settings: SwitchSettings) -> bool:
+    """Whether any intervention changes weights."""
+    values = (settings.fusion, settings.shrink, settings.perturb, settings.redo, settings.utility_reset)
+    return any(value is not None for value in values)
 
 
-def _restarts(wanted: SwitchSettings) -> bool:
-    return wanted.redo is not None or wanted.utility_reset is not None
+def spend(budget: dict[str, int], metrics: Mapping[str, float]) -> None:
+    """Add what a switch sampled to the run's budget."""
+    for name in SPENT:
+        budget[name] = budget.get(name, 0) + int(metrics.get(f"switch/{name}", 0))
 
 
-def _activity(settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> dict[str, Activity]:
-    """Of every MLP's units; raises `RuntimeError` for an architecture whose MLPs are not known."""
-    groups = ended_groups(settings, ended, f"{stream}/units", ports)
-    rows: Any = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
-    found = ports.pool.inspect(publish(ports.pool, ports.learner), partial(activity, rows=rows))
-    if not found:
-        raise RuntimeError("switch: the MLPs of this architecture are not known; leave redo and utility_reset unset")
-    return found
-
-
-def _restarted(
-    settings: RunSettings, weights: Mapping[str, Tensor], acts: Mapping[str, Activity], stream: str, deviation: float
-) -> tuple[Mapping[str, Tensor], dict[str, Tensor], dict[str, float]]:
-    """Weights, masks of what changed, and how many units began anew, together and as a share."""
-    wanted, units, reset = settings.switch, 0, 0
+def _intervene(
+    settings: RunSettings, ended: Phase, stream: str, ports: StepPorts, pool: MeteredPool
+) -> tuple[dict[str, float], list[Group]]:
+    """Change the weights; returns metrics and what was sampled to see what the units do."""
+    chosen, learner = settings.switch, ports.learner
+    folder = next(m.path for m in learner.composition.members if m.role == learner.composition.trainable)
+    before = learner.weights()
+    weights: dict[str, Tensor] = dict(before)
+    metrics: dict[str, float] = {}
     masks: dict[str, Tensor] = {}
-    for layer, acting in acts.items():
-        chosen = acting.size < 0  # none
-        if wanted.redo is not None:
-            chosen = chosen | dormant(acting.size, wanted.redo)
-        if wanted.utility_reset is not None:
-            chosen = chosen | least_useful(acting.size, weights[f"{layer}.weight"], wanted.utility_reset)
-        units, reset = units + len(chosen), reset + int(chosen.sum())
-        if chosen.any():
-            key = f"{settings.seed}/{stream}/units"
-            weights, changed = restart(weights, layer, chosen, acting.mean, deviation, key)
-            masks |= changed
-    return weights, masks, {"switch/reset_units": float(reset), "switch/reset_share": reset / units}
+    activity: dict[str, Activity] = {}
+    groups: list[Group] = []
+    if chosen.redo is not None or chosen.utility_reset is not None:
+        groups = _sampled(settings, ended, stream, ports, pool)
+        activity = _activity(groups, ended, ports, pool)
+    if chosen.fusion is not None:
+        weights = fuse(weights, learner.base_weights(), chosen.fusion)
+    if chosen.shrink is not None or chosen.perturb is not None:
+        factor = 1.0 if chosen.shrink is None else chosen.shrink
+        weights = shrink_and_perturb(weights, factor, chosen.perturb or 0.0, settings.seed, stream)
+    if activity:
+        if chosen.redo is not None:
+            units, means = dormant(activity, chosen.redo), None
+        else:
+            units = least_useful(activity, weights, chosen.utility_reset or 0.0)
+            means = {layer: torch.from_numpy(of.mean) for layer, of in activity.items()}
+        weights, masks = begin_anew(weights, units, initializer_range(folder), settings.seed, f"{stream}/units", means)
+        metrics["switch/reset_units"] = float(sum(int(mask.sum()) for mask in units.values()))
+    names = parameter_names(folder)  # a weight that is tied to another counts once
+    metrics["switch/weight_change_rms"] = rms_distance(
+        {name: weights[name] for name in names}, {name: before[name] for name in names}
+    )
+    if metrics["switch/weight_change_rms"]:
+        learner.set_weights(weights)
+        learner.clear_moments(masks)
+    return metrics, groups
 
 
-def _rms_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """Root mean square change over all numbers of the state dict."""
-    squares = sum(float(((after[name].double() - tensor.double()) ** 2).sum()) for name, tensor in before.items())
-    return (squares / sum(tensor.numel() for tensor in before.values())) ** 0.5
+def _sampled(settings: RunSettings, ended: Phase, stream: str, ports: StepPorts, pool: MeteredPool) -> list[Group]:
+    """One completion each of `switch.problems` problems of the phase that ended, by the policy as it is."""
+    rollout = settings.rollout
+    ids = sorted(ended.pool, key=partial(_order, settings.seed, stream))[: settings.switch.problems]
+    problems = with_prefixes([ended.pool[id] for id in ids], ports.learner.prefixes())
+    sampling = Sampling(settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
+    return pool.generate(publish(ports.pool, ports.learner), problems, sampling)
+
+
+def _activity(groups: Sequence[Group], ended: Phase, ports: StepPorts, pool: MeteredPool) -> dict[str, Activity]:
+    """What the gated units do on these completions."""
+    rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
+    measured: Mapping[str, Any] = pool.inspect(publish(ports.pool, ports.learner), partial(unit_activity, rows=rows))
+    known = gated_layers(ports.learner.weights())
+    activity = {layer: of for layer, of in measured.items() if layer in known}
+    if not activity:
+        raise RuntimeError(f"switch after {ended.name}: the trained model has no gated MLP whose units could be reset")
+    return activity
+
+
+def _cost(groups: Sequence[Group], pool: MeteredPool) -> dict[str, float]:
+    completions = [completion for group in groups for completion in group.completions]
+    return {
+        "switch/completions": float(len(completions)),
+        "switch/sampled_tokens": float(sum(len(completion.tokens) for completion in completions)),
+        "switch/forward_tokens": float(pool.generated + pool.forward),
+    }
+
+
+def _order(seed: int, stream: str, id: str) -> bytes:
+    """A random order of problems that depends on (seed, stream, id) alone."""
+    return hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=16).digest()

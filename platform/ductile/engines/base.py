@@ -31,19 +31,16 @@ class Engine(Protocol):
         """The module's whole state dict, on the CPU, detached copies. Every rank calls it."""
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take on a whole state dict, the same on every rank; the optimizer's state stays. Every rank calls it.
+        """Go on from this state dict, given whole on every rank; moments and step counts stay.
 
-        In bf16 they are rounded to it, fp32 master copies too: what is published has no more digits.
+        A weight that is tied to another is taken under the first of its names. Raises `KeyError` for a missing one.
         """
 
     def reset_optimizer(self) -> None:
-        """Forget moments and step counts: the next step is that of a new optimizer. Every rank calls it."""
+        """Moments and step counts become those of a new AdamW."""
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
-        """Set both of Adam's moments to 0 where a mask is True. Every rank calls it.
-
-        masks: parameter name -> bool tensor of its shape.
-        """
+        """Both moments become 0 where a mask is True; step counts stay. masks: parameter name -> bool, its shape."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer below `folder`. Every rank calls it."""
@@ -53,24 +50,28 @@ class Engine(Protocol):
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Adam's moments, as PyTorch names them."""
-
-
-def forget(optimizer: torch.optim.Optimizer) -> None:
-    """Zero all of the optimizer's state in place, step counts too, so that whoever holds its tensors sees it."""
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()
-
-
-def clear(state: Mapping[str, Tensor], mask: Tensor) -> None:
-    """Zero a parameter's moments where the mask is True; there are none before its first step."""
-    for name in MOMENTS:
-        if name in state:
-            state[name].masked_fill_(mask.to(state[name].device), 0.0)
+"""AdamW's state beside its step count."""
 
 
 def adamw(parameters: Iterable[nn.Parameter], settings: LearnerSettings, lr: float) -> torch.optim.AdamW:
     """The optimizer of both engines (AdamW, arXiv 1711.05101)."""
     betas = (settings.betas[0], settings.betas[1])
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=settings.weight_decay)
+
+
+@torch.no_grad()
+def forget(optimizer: torch.optim.Optimizer) -> None:
+    """Set its whole state to 0: AdamW's first step makes its state so, and goes on from it."""
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+
+
+@torch.no_grad()
+def copy_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Write a state dict into a module in place; of names that are tied the first one counts."""
+    held = module.state_dict()
+    first = {name for name, _ in module.named_parameters()}
+    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+    for name in held.keys() - tied:
+        held[name].copy_(weights[name])

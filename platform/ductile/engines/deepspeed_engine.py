@@ -5,26 +5,49 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import MOMENTS, adamw, clear, forget
+from ductile.engines.base import MOMENTS, adamw, copy_into, forget
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
 import deepspeed
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
 
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # DeepSpeed's shared-memory collectives would be compiled at start-up; gloo needs no compiler and no half minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What of a parameter this rank's optimizer holds: numbers `offset` and following of the flattened parameter.
+
+    owner: the tensor that the optimizer steps, float32; the shard is `size` numbers of it from `start`.
+    """
+
+    name: str
+    owner: Tensor
+    start: int
+    offset: int
+    size: int
+
+    def of(self, held: Tensor) -> Tensor:
+        """The shard's part of the owner, or of one of its moments: a view."""
+        return held.detach().view(-1).narrow(0, self.start, self.size)
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """The shard's part of a tensor of the parameter's shape."""
+        return whole.reshape(-1).narrow(0, self.offset, self.size).to(self.owner.device)
 
 
 class DeepSpeedEngine:
@@ -71,35 +94,24 @@ class DeepSpeedEngine:
             return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """See `Engine.set_weights`; DeepSpeed's fp32 copies are made anew from the weights."""
+        """The model's own copy, and the one that the optimizer steps; at ZeRO 3 rank 0's are given out again."""
         module = self._engine.module
         parameters = list(module.parameters()) if self._stage == 3 else []
-        with (
-            torch.no_grad(),
-            deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._stage == 3),
-        ):
-            for name, tensor in module.state_dict().items():
-                tensor.copy_(weights[name])
-        if hasattr(self._engine.optimizer, "refresh_fp32_params"):  # in fp32 without ZeRO there are none
-            self._engine.optimizer.refresh_fp32_params()
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._stage == 3):
+            copy_into(module, weights)
+        for shard in self._shards():
+            shard.of(shard.owner).copy_(shard.cut(weights[shard.name]))
 
     def reset_optimizer(self) -> None:
-        """See `Engine.reset_optimizer`."""
-        forget(self._adamw)
+        """See `Engine`."""
+        forget(self._adamw())
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
-        """See `Engine.clear_moments`. At ZeRO 3 a parameter's size must be a multiple of the number of ranks."""
-        parameters = dict(self._engine.module.named_parameters())
-        if not self._adamw.state:  # before the first step
-            return
-        for name, mask in masks.items():
-            parameter = parameters[name]
-            if not self._stage:
-                clear(self._adamw.state[self._master(parameter)], mask)
-                continue
-            for moment in MOMENTS:
-                value = safe_get_full_optimizer_state(parameter, moment)
-                safe_set_full_optimizer_state(parameter, value.masked_fill(mask.to(value.device), 0.0), moment)
+        """Each rank clears what it holds; before the first step there is nothing."""
+        for shard in self._shards():
+            state = self._adamw().state.get(shard.owner, {})
+            for moment in MOMENTS if shard.name in masks and state else ():
+                shard.of(state[moment]).masked_fill_(shard.cut(masks[shard.name]), 0.0)
 
     def save(self, folder: Path) -> None:
         """DeepSpeed's own checkpoint; at ZeRO 1 and above every rank writes its shard."""
@@ -113,19 +125,32 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._lr
 
-    @property
     def _adamw(self) -> torch.optim.Optimizer:
-        """The optimizer inside of DeepSpeed's."""
-        return getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        """What `adamw` made, whatever DeepSpeed has wrapped it in."""
+        optimizer: Any = self._engine.optimizer
+        return optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer.optimizer
 
-    def _master(self, parameter: nn.Parameter) -> nn.Parameter:
-        """What the optimizer of stage 0 keeps state for: in bf16 the fp32 copy, else the parameter itself."""
-        optimizer = self._engine.optimizer
-        if not isinstance(optimizer, FP16_UnfusedOptimizer):
-            return parameter
-        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-        masters = {id(low): high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
-        return masters[id(parameter)]
+    def _shards(self) -> Iterator[Shard]:
+        """Where this rank's optimizer holds each trained parameter."""
+        optimizer: Any = self._engine.optimizer
+        copies: dict[nn.Parameter, Tensor] = {}
+        if isinstance(optimizer, FP16_UnfusedOptimizer):
+            for ours, theirs in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+                copies.update(zip(ours, theirs, strict=True))
+        for name, parameter in self._engine.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if self._stage == 0:
+                yield Shard(name, copies.get(parameter, parameter), 0, 0, parameter.numel())
+            elif self._stage == 3:  # cut into equal parts, the last of them padded
+                group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                offset = min(size * dist.get_rank(), parameter.ds_numel)
+                size = min(size, parameter.ds_numel - offset)
+                yield Shard(name, optimizer.fp32_partitioned_groups_flat[group], start, offset, size)
+            elif (held := parameter._hp_mapping) is not None:  # None: all of it is another rank's
+                owner = optimizer.single_partition_of_fp32_groups[held.param_group_index]
+                ours, theirs = held.lp_fragment_address, held.hp_fragment_address
+                yield Shard(name, owner, theirs.start, ours.start, ours.numel)
 
 
 def _forget_first_step(optimizer: FP16_UnfusedOptimizer) -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import adamw, clear, forget
+from ductile.engines.base import MOMENTS, adamw, copy_into, forget
 
 
 class TorchEngine:
@@ -46,18 +46,20 @@ class TorchEngine:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """See `Engine.set_weights`."""
-        self.module.load_state_dict(weights)
+        """In place: the optimizer knows the parameters by identity."""
+        copy_into(self.module, weights)
 
     def reset_optimizer(self) -> None:
-        """See `Engine.reset_optimizer`."""
+        """See `Engine`."""
         forget(self._optimizer)
 
+    @torch.no_grad()
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
-        """See `Engine.clear_moments`."""
-        parameters = dict(self.module.named_parameters())
-        for name, mask in masks.items():
-            clear(self._optimizer.state[parameters[name]], mask)
+        """A parameter that made no step yet has none."""
+        for name, parameter in self.module.named_parameters():
+            state = self._optimizer.state.get(parameter, {})
+            for moment in MOMENTS if name in masks and state else ():
+                state[moment].masked_fill_(masks[name].to(state[moment].device), 0.0)
 
     def save(self, folder: Path) -> None:
         """One file; every rank holds the same and rank 0 writes it."""

@@ -1,1 +1,1 @@
-"""What can be done to a policy's weights between two phases: pure functions on state dicts."""
+"""What can be done to weights between two phases: pure functions on state dicts, chosen by `SwitchSettings`."""

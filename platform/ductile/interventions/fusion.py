@@ -1,9 +1,8 @@
-"""Base fusion: the trained weights are averaged with the base's.
+"""Base fusion (Rejuvenation, arXiv 2606.09932): the trained weights are averaged with those they began from.
 
-    theta <- a theta + (1 - a) theta_base, all tensors        (arXiv 2606.09932, with a = 0.5)
+    theta <- a theta + (1 - a) theta_base        all tensors; a = 0.5 there
 
-What fusion gains in later learning it may pay with what the phase has taught: look at the end of the next phase, not at
-the difference over it.
+What the phase taught is kept in part, and so is the base's ability to learn. A proxy's base is its expert's folder.
 """
 
 from __future__ import annotations
@@ -14,5 +13,10 @@ from torch import Tensor
 
 
 def fuse(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The average of two state dicts; share: of `weights` in it."""
-    return {name: share * tensor + (1 - share) * base[name].to(tensor) for name, tensor in weights.items()}
+    """share: a, of the trained weights. Averages in float32; what is no floating-point number stays."""
+    return {
+        name: (share * tensor.float() + (1 - share) * base[name].to(tensor.device).float()).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights.items()
+    }

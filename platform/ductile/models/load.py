@@ -28,6 +28,21 @@ def load_model(path: str, dtype: str) -> PreTrainedModel:
 
 
 @functools.lru_cache(maxsize=8)
+def parameter_names(path: str) -> tuple[str, ...]:
+    """Names of the parameters of the model in a folder, a tied one once; no weight is read."""
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return tuple(name for name, _ in model.named_parameters())
+
+
+def initializer_range(path: str) -> float:
+    """Standard deviation of the weights that the model's own class would draw (transformers' `_init_weights`)."""
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    return float(getattr(config.get_text_config(), "initializer_range", 0.02))
+
+
+@functools.lru_cache(maxsize=8)
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a folder; a missing padding token becomes the end-of-sequence token."""
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
