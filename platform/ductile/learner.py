@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,25 @@ from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
+from ductile.trainable import make_trainable
 from ductile.variants.base import Variant
 
 
 def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> PolicyLearner:
     """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
-    composition = variant.composition(base, expert)
+    composition = run_composition(settings, variant, base, expert)
     check_same_tokenizer([member.path for member in composition.members])
     return PolicyLearner(
         settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
     )
+
+
+def run_composition(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> Composition:
+    """The variant's policy of these folders, with a soft prefix for each domain of the plan and for one more: a branch's."""
+    composition = variant.composition(base, expert)
+    rows = (settings.variant.prefix_tokens or 0) * (len(settings.phase) + 1)
+    members = (replace(m, prefix=rows if m.role == composition.trainable else 0) for m in composition.members)
+    return replace(composition, members=tuple(members))
 
 
 def restored_learner(
@@ -75,9 +85,10 @@ def branch_learner(
         return PolicyLearner(settings, composition, objective, lr)
     folder = Path(request.snapshot)
     learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
+    learner._restore_trainable(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
-        learner._weights = learner._engine.weights()
+        learner._read()
     return learner
 
 
@@ -107,11 +118,14 @@ class PolicyLearner:
         self._anchor = None
         if objective.anchor:
             self._anchor = ComposedPolicy.load(composition, settings.model.dtype).to(device).requires_grad_(False)
-        self._engine = make_engine(self._policy.trainable, settings.learner, lr)
+        self._trainable = make_trainable(self._policy.trainable, settings, self._policy.vocabulary)
+        self._engine = make_engine(self._policy.trainable, settings.learner, lr, self._trainable.fast)
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
-        self._names = [name for name, _ in self._policy.trainable.named_parameters()]
-        self._base = self._engine.weights()
-        self._weights = self._phase_start = self._base
+        named = (self._trainable.slow(name) for name, _ in self._policy.trainable.named_parameters())
+        self._names = [name for name in named if name is not None]
+        self._read()
+        self._take(self._trainable.start(self._state))
+        self._base = self._phase_start = self._weights
 
     def update(self, batch: Batch) -> dict[str, float]:
         """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
@@ -136,6 +150,10 @@ class PolicyLearner:
 
     def start_phase(self, domain: str) -> None:
         """Keep what the weights are now; take them as the anchor, where that is the objective's."""
+        if domain != self._trainable.domain:
+            self._take(self._trainable.start_phase(domain, self._state))
+            if self._trainable.fast:  # what Adam knows of the last domain's fast part is not of this one's
+                self._engine.reset_fast()
         self._phase_start = self._weights
         self._take_anchor()
 
@@ -145,20 +163,32 @@ class PolicyLearner:
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
         """See `ports.Learner.experts`."""
-        return {}
+        return {domain: (self.composition, own) for domain, own in self._trainable.experts(self._state).items()}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
-        return {}
+        return self._trainable.prefixes()
+
+    def channels(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """See `ports.Learner.channels`."""
+        return self._trainable.channels(self._state, self._base)
+
+    def switch_adapters(self) -> None:
+        """See `ports.Learner.switch_adapters`."""
+        state = self._trainable.switch(self._state)
+        if state is not None:
+            self._take(state)
+            self._engine.reset_optimizer()
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.set_weights`."""
-        self._engine.set_weights(weights)
-        self._weights = self._engine.weights()
+        self._take(self._trainable.adopt(weights, self._state))
+        if self._trainable.begins_anew:
+            self._engine.reset_optimizer()
 
     def base_weights(self) -> Mapping[str, Tensor]:
         """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
-        return load_model(self._trainable_path, "float32").state_dict()
+        return {**self._weights, **load_model(self._trainable_path, "float32").state_dict()}
 
     def initial_deviation(self) -> float:
         """See `ports.Learner.initial_deviation`."""
@@ -170,7 +200,7 @@ class PolicyLearner:
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
-        self._engine.clear_moments(masks)
+        self._engine.clear_moments({self._trainable.inner(name, self._state): mask for name, mask in masks.items()})
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
@@ -183,19 +213,38 @@ class PolicyLearner:
         if not dist.is_initialized() or dist.get_rank() == 0:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
-            write_text(folder / "learner.json", json.dumps({"version": self.version}))
+            if tensors := self._trainable.tensors(self._state):
+                save_file(_untied(tensors), folder / "trainable.safetensors")
+            document = {"version": self.version, "trainable": self._trainable.snapshot()}
+            write_text(folder / "learner.json", json.dumps(document))
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
-        self._engine.load(folder)
         self._recall(folder)
-        self._weights = self._engine.weights()
+        self._engine.load(folder)
+        self._read()
 
     def _recall(self, folder: Path) -> None:
         """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
         self._take_anchor()
         self.version = json.loads((folder / "learner.json").read_text())["version"]
+        self._restore_trainable(folder)
+
+    def _restore_trainable(self, folder: Path) -> None:
+        document, file = json.loads((folder / "learner.json").read_text()), folder / "trainable.safetensors"
+        tensors = load_file(file) if file.exists() else {}
+        self._take(self._trainable.restore(document["trainable"], tensors, self._state))
+
+    def _take(self, state: Mapping[str, Tensor] | None) -> None:
+        if state is not None:
+            self._engine.set_weights(state)
+            self._read()
+
+    def _read(self) -> None:
+        """The engine's state, which may have adapters, and the weights that are published."""
+        self._state = self._engine.weights()
+        self._weights = self._trainable.published(self._state)
 
     def _take_anchor(self) -> None:
         if self._anchor and self._objective.anchor == "phase_start":
@@ -223,7 +272,7 @@ class PolicyLearner:
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
         first, last = passes[0], passes[-1]
-        self._weights = self._engine.weights()
+        self._read()
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],

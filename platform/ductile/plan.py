@@ -113,6 +113,7 @@ def check(settings: RunSettings) -> list[str]:
         _branch_mistakes,
         _name_mistakes,
         _pool_mistakes,
+        _adapter_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -263,6 +264,31 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
             yield (
                 f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
                 f"a problem twice; allowed: at least {settings.rollout.groups}"
+            )
+
+
+def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:
+    lora, variant, switch = settings.learner.lora, settings.variant, settings.switch
+    if not lora.rank:
+        if lora.switch != "carry":
+            yield f"learner.lora.switch: {lora.switch}: learner.lora.rank is 0, so there are no adapters; allowed: carry"
+        return
+    if variant.fast_rank is not None or variant.prefix_tokens is not None:
+        yield (
+            f"learner.lora.rank: {lora.rank}: {variant.name} trains all weights slowly beside its fast part, which "
+            f"frozen ones cannot be; allowed: 0, or another variant"
+        )
+    for name in ("l2_init", "ewc"):
+        if (strength := getattr(variant, name)) is not None:
+            yield (
+                f"variant.{name}: {strength}: it pulls at each weight, and with learner.lora.rank={lora.rank} none of "
+                f"them is trained; allowed: unset, or learner.lora.rank=0"
+            )
+    for name in ("redo", "utility_reset"):
+        if (share := getattr(switch, name)) is not None:
+            yield (
+                f"switch.{name}: {share}: units would begin anew in frozen weights (learner.lora.rank={lora.rank}) "
+                f"and never learn; allowed: unset, or learner.lora.rank=0"
             )
 
 

@@ -3,7 +3,7 @@
 The boundary after a phase is measured before the switch, so that it tells what the phase did. A branch begins with the
 switch, as the next phase would: it tells what the policy can still learn under this way of going on.
 
-First the variant's own part, then fusion, shrink and perturb, units that begin anew, and at last the optimizer. With a
+First the variant's own part, then adapters that are merged or reset, fusion, shrink and perturb, units that begin anew, and at last the optimizer. With a
 composed policy all of it acts on the trainable member, whose base is the folder that it began as.
 """
 
@@ -31,6 +31,7 @@ def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, p
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics of what was done."""
     variant.switch(settings, ended, stream, ports)
     wanted, learner = settings.switch, ports.learner
+    learner.switch_adapters()
     before = learner.weights()
     weights: Mapping[str, Tensor] = before
     masks: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from ductile.inspection import LoadedPolicy
-from ductile.models.compose import ComposedPolicy
+from ductile.models.compose import ComposedPolicy, without_prefixes
 from ductile.models.load import load_tokenizer
 from ductile.ports import Composition, Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
@@ -71,9 +71,10 @@ class RolloutWorker:
     def _policy(self, ref: PolicyRef, place: Place = "policy") -> ComposedPolicy:
         # One composition can be loaded at every place at once. Two trained versions must never share one when they are
         # compared, and the untouched one, which never changes, is kept but once.
-        key: tuple[Composition, Place] = (ref.composition, "untouched" if ref.weights is None else place)
+        composition = without_prefixes(ref.composition) if ref.weights is None else ref.composition
+        key: tuple[Composition, Place] = (composition, "untouched" if ref.weights is None else place)
         if key not in self._policies:
-            self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype).to(self._device)
+            self._policies[key] = ComposedPolicy.load(composition, self._dtype).to(self._device)
             self._loaded.pop(key, None)
         self._policies.move_to_end(key)
         while len(self._policies) > KEPT_POLICIES:

@@ -8,14 +8,18 @@ from dataclasses import MISSING, fields
 from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
 from ductile.variants.base import Variant
+from ductile.variants.fast_lora import FastLora
+from ductile.variants.fast_prefix import FastPrefix
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
 
-VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy]] = {
+VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[FastPrefix] | type[FastLora]] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
+    "fast_prefix": FastPrefix,
+    "fast_lora": FastLora,
 }
 
 
