@@ -70,7 +70,7 @@ def test_a_prefix_is_never_sampled_and_its_sampled_likelihoods_are_those_of_the_
     padded = pad_rows([(with_prefix.prompt_tokens, c.tokens) for c in with_prefix.completions])
     with torch.no_grad():
         logps = torch.log_softmax(policy(padded.ids, padded.mask)[:, :-1], -1)
-    found = logps.gather(-1, padded.ids[:, 1:, None])[..., 0][padded.completion].numpy()
+    found = logps[padded.completion].gather(-1, padded.ids[:, 1:][padded.completion][:, None])[:, 0].numpy()
     assert found == pytest.approx(np.concatenate([c.logps for c in with_prefix.completions]), abs=1e-4)
 
 
