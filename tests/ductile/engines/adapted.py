@@ -31,7 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "fast_lora": {"variant": {"name": "fast_lora", "fast_rank": 2, "fast_lr": 2e-2}},
     "fast_prefix": {"variant": {"name": "fast_prefix", "prefix_tokens": 2, "fast_lr": 2e-2}},
 }
-TIMEOUT_S = 100
+TIMEOUT_S = 240
 
 
 def learner_of(part: str, engine: str, base: Path) -> PolicyLearner:
