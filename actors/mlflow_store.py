@@ -286,7 +286,7 @@ def _own_tags(kind: str, settings: Mapping[str, Any]) -> dict[str, str]:
         return {}
     variant = settings.get("variant")
     values = {
-        "variant": variant.get("name") if isinstance(variant, Mapping) else variant,
+        "variant": (variant.get("label") or variant.get("name")) if isinstance(variant, Mapping) else variant,
         "plan": settings.get("plan"),
         "seed": settings.get("seed"),
     }

@@ -16,16 +16,15 @@ def build_model(settings: ModelSettings, which: str, cache: str, tracker: Any) -
     """The folder of the base or of the proxy's small base: as set, from the cache, or trained now and logged."""
     import torch
 
-    from ductile.pretrain import ensure_model, model_key
+    from ductile.pretrain import ensure_model, settings_key
 
     torch.set_num_threads(1)  # so that the model does not depend on the machine's number of cores
-    architecture = settings.base if which == "base" else settings.expert
     run_id = None
 
     def log(step: int, metrics: dict[str, float]) -> None:
         nonlocal run_id
         if run_id is None:
-            key = f"pretrain-{which}-{model_key(architecture, settings.pretrain, settings.mixture)}"
+            key = f"pretrain-{which}-{settings_key(settings, which)}"
             values = {"model": as_plain(settings)}
             run_id = ray.get(tracker.begin.remote(kind="pretrain", name=f"pretrain {which}", settings=values, key=key))
         tracker.metrics.remote(run_id, metrics, step)

@@ -33,7 +33,7 @@ class Cell:
     @property
     def name(self) -> str:
         """What the display and MLflow call it."""
-        return f"{self.settings.variant.name} {self.settings.plan} seed {self.settings.seed}"
+        return f"{self.settings.variant.called} {self.settings.plan} seed {self.settings.seed}"
 
     @property
     def finished(self) -> bool:

@@ -57,7 +57,7 @@ def _cells(settings: Sequence[RunSettings], shared: Shared) -> list[Cell]:
         Cell(
             each,
             identity,
-            folder / f"{each.variant.name}-{each.plan}-seed{each.seed}",
+            folder / f"{each.variant.called}-{each.plan}-seed{each.seed}",
             f"{name}-{identity.run}",
             None,
         )

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ductile.config import CompareSettings, RunSettings
 from ductile.models.load import check_folder, check_same_tokenizer
 from ductile.plan import check
-from ductile.settings import SettingsError, build, nearest, one_of
+from ductile.settings import SettingsError, as_plain, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -115,10 +115,30 @@ def compare_settings(request: Request) -> tuple[CompareSettings, list[RunSetting
             used |= {key for key, _ in fitting}
             phases |= set(config.get("phase", {}))
             made, mistakes = _checked(config, fitting)
+            made = [_called(cell, variant) for cell in made]
             cells += [replace(cell, seed=cell.seed + number) for cell in made for number in range(grid.seeds)]
             problems += mistakes
     _raise([*(_unused(key, phases) for key, _ in values if key not in used), *problems])
+    _raise(_same_runs(cells))
     return grid, cells
+
+
+def _called(settings: RunSettings, preset: str) -> RunSettings:
+    """The settings of a run that is called as its variant's preset, where it has no label of its own."""
+    return replace(settings, variant=replace(settings.variant, label=settings.variant.label or preset))
+
+
+def _same_runs(cells: Sequence[RunSettings]) -> Iterator[str]:
+    """A line for each variant that is another one under a second name, or has another one's name."""
+    names: dict[str, str] = {}
+    runs: dict[tuple[str, str, int], str] = {}
+    for cell in cells:
+        called = cell.variant.called
+        plain = json.dumps(as_plain(replace(cell, variant=replace(cell.variant, label=""))), sort_keys=True)
+        if (first := names.setdefault(plain, called)) != called:
+            yield f"variant: {called} and {first} are the same run with these values; name one of them"
+        if runs.setdefault((called, cell.plan, cell.seed), plain) != plain:
+            yield f"variant.label: {called!r} for all variants; leave it out: a comparison calls them by their presets"
 
 
 def presets(group: str) -> list[str]:

@@ -27,6 +27,7 @@ from ductile.difficulty.service import DifficultyTable
 from ductile.domains import WorkedDomain
 from ductile.domains.base import Domain
 from ductile.domains.free_text import ANSWER
+from ductile.memory import remember
 from ductile.models.load import encode_problem, load_tokenizer
 from ductile.plan import Phase, ResolveDomain, draw, make_phase, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
@@ -72,6 +73,9 @@ def branch_probe(
         ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
         switch(settings, variant, ended, switch_stream(ended.name), ports)
     learner.start_phase(phase.domain.key)
+    if settings.variant.anchor == "prior_data":
+        earlier = _phases_until(request.ended, settings, resolve)
+        remember(settings, earlier, phase.name, publish(pool, learner), pool, learner, resolve)
     course.start_phase(phase, ())
     contexts.start_phase(phase)
     prefixes = learner.prefixes()
@@ -182,6 +186,13 @@ class Branches:
 
     def _key(self, request: BranchRequest) -> str:
         return f"branch-{self._start}-{request.mode}-{request.repetition}"
+
+
+def _phases_until(ended: str | None, settings: RunSettings, resolve: ResolveDomain) -> list[Phase]:
+    """The plan's phases up to the one that ended; none where none did."""
+    names = list(settings.phase)
+    done = names[: names.index(ended) + 1] if ended is not None else []
+    return [make_phase(name, settings.phase[name], settings.seed, resolve, f"phase.{name}") for name in done]
 
 
 def repetition_seed(seed: int, repetition: int) -> int:

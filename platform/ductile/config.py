@@ -181,7 +181,7 @@ class ObjectiveSettings:
         "groups without gradient: off keeps them in the average, drop leaves them out, refill asks other problems",
         choices=("off", "drop", "refill"),
     )
-    refill_rounds: int = setting(10, "refill: most rounds of sampling in a step", low=1)
+    refill_rounds: int | None = setting(None, "refill: most rounds of sampling in a step; unset: 10", low=1)
     loss: str = setting(
         "clip",
         "clip (PPO), cispo (clipped weight, gradient kept), gspo (clipped ratio of the whole completion)",
@@ -199,6 +199,34 @@ class ObjectiveSettings:
     )
     entropy: float = setting(0.0, "coefficient of the entropy bonus", low=0)
 
+    def check(self) -> Iterator[str]:
+        kind = self.advantage
+        if self.positive_weight is not None and kind != "w_reinforce":
+            yield (
+                f"positive_weight: {self.positive_weight} is set, but advantage {kind} gives successes no weight of "
+                f"their own; allowed: advantage w_reinforce"
+            )
+        for name in ("std_floor", "std_prior"):
+            if getattr(self, name) and kind != "std":
+                yield (
+                    f"{name}: {getattr(self, name)} is set, but advantage {kind} divides by no group's standard "
+                    f"deviation; allowed: advantage std"
+                )
+        if self.min_successes > 1 and kind in ("nsr", "best_of_group"):
+            why = {
+                "nsr": "nsr learns from no success",
+                "best_of_group": "best_of_group learns from lone successes only, so that nothing would be left",
+            }
+            yield f"min_successes: {self.min_successes}: {why[kind]}; allowed: 1, or another advantage"
+        if self.refill_rounds is not None and self.dynamic_sampling != "refill":
+            yield (
+                f"refill_rounds: {self.refill_rounds} is set, but dynamic_sampling is {self.dynamic_sampling}; "
+                f"allowed: dynamic_sampling refill"
+            )
+        if self.dual_clip is not None and self.loss != "clip":
+            why = {"cispo": "whose clip keeps every gradient", "gspo": "which bounds the whole completion's ratio"}
+            yield f"dual_clip: {self.dual_clip} is set, but the loss is {self.loss}, {why[self.loss]}; allowed: clip"
+
 
 @dataclass(frozen=True)
 class VariantSettings:
@@ -211,7 +239,7 @@ class VariantSettings:
     kl: float | None = setting(None, "low_drift: coefficient of the KL to the anchor", above=0)
     kl_estimator: str | None = setting(
         None,
-        "low_drift: estimator of the KL; k1 belongs into the reward, k3+ (k3 with the gradient of k2) into the loss",
+        "low_drift: estimator of the KL; in the loss k2, k3 or k3+ (k3, gradient of k2), in the reward k1 or k3",
         choices=("k1", "k2", "k3", "k3+"),
     )
     kl_place: str | None = setting(None, "low_drift: where the KL goes; unset: the loss", choices=("loss", "reward"))
@@ -223,14 +251,18 @@ class VariantSettings:
     )
     anchor: str | None = setting(
         None,
-        "low_drift: what the policy stays close to; prior_data: what it answered on data.prior and on earlier phases "
-        "when they ended",
+        "low_drift: what the policy stays close to; prior_data: what it answered to data.prior and to earlier phases' "
+        "problems when the phase began",
         choices=("base", "phase_start", "ema", "prior_data"),
     )
     ema_decay: float | None = setting(
         None, "low_drift: share of the anchor ema that stays at each step; unset: 0.99", above=0, high=1
     )
-    l2_init: float | None = setting(None, "low_drift: strength of the pull of all weights to the base", above=0)
+    l2_init: float | None = setting(
+        None,
+        "low_drift: strength of the pull of all weights to the base: each step goes lr * l2_init of the way",
+        above=0,
+    )
     ewc: float | None = setting(
         None,
         "low_drift: strength of the pull to the weights at the end of earlier phases, by Fisher information",
@@ -270,6 +302,11 @@ class VariantSettings:
         None, "expert_iteration: every phase's training begins from the base again; unset: it goes on"
     )
 
+    @property
+    def called(self) -> str:
+        """What a run of it is called."""
+        return self.label or self.name
+
 
 @dataclass(frozen=True)
 class SwitchSettings:
@@ -292,7 +329,9 @@ class SwitchSettings:
         above=0,
         high=1,
     )
-    problems: int = setting(32, "problems of the ended phase whose completions show what the units do", low=1)
+    problems: int = setting(
+        32, "problems of the ended phase whose completions show what the units do, and EWC's Fisher information", low=1
+    )
 
 
 @dataclass(frozen=True)

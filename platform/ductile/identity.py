@@ -41,6 +41,7 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
     values = {name: _with_data(value) for name, value in as_plain(settings).items() if name not in ELSEWHERE}
     for section, names in MACHINERY.items():
         values[section] = {name: value for name, value in values[section].items() if name not in names}
+    values["variant"].pop("label")  # what it is called
     values["probe"]["branch"].pop("beside")  # who runs the branches, not what they measure
     values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
     values["version"] = __version__

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ductile.inspected import GradientNorms, HiddenStates, Rows
-from ductile.models.soft_prefix import is_prefix
 from ductile.models.compose import ComposedPolicy, position_ids
+from ductile.models.soft_prefix import is_prefix
 from ductile.rl.batch import Batch, Padded, Row, micro_batches, pad_rows
 from ductile.rl.kl import token_entropy
 from ductile.rl.objective import Objective, micro_loss
+from ductile.rl.supervised import Supervised, likelihood_loss
 
 CHUNK = 32
 """Rows that are looked at at a time; bounds the memory of what is kept of every layer."""
@@ -84,7 +85,7 @@ class LoadedPolicy:
             parts.append(token_entropy(logits / temperature).cpu().numpy())
         return np.concatenate(parts)
 
-    def gradient_norms(self, batch: Batch, objective: Objective, temperature: float) -> GradientNorms:
+    def gradient_norms(self, batch: Batch, objective: Objective | Supervised, temperature: float) -> GradientNorms:
         """The objective's gradient on the batch, in parts by the successes of a row's group."""
         by_successes: dict[int, list[Row]] = {}
         for row in batch.rows:
@@ -97,12 +98,15 @@ class LoadedPolicy:
             {k: _dot(part, total) for k, part in parts.items()},
         )
 
-    def _gradient(self, batch: Batch, objective: Objective, temperature: float) -> list[Tensor]:
+    def _gradient(self, batch: Batch, objective: Objective | Supervised, temperature: float) -> list[Tensor]:
         weights = list(self._policy.trainable.parameters())
         total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
         for micro in micro_batches(batch, MICRO_TOKENS, self._policy.device):
             logits = self._logits(micro.padded)
-            loss, _ = micro_loss(logits, None, micro, objective, temperature)
+            if isinstance(objective, Supervised):
+                loss, _ = likelihood_loss(logits, micro)
+            else:
+                loss, _ = micro_loss(logits, None, micro, objective, temperature)
             _add(total, torch.autograd.grad(loss, weights, allow_unused=True))
         return [tensor.cpu() for tensor in total]  # one for each k is kept: not where the policy is
 

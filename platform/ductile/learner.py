@@ -16,15 +16,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ductile.anchors import Anchor, sequence_kl
 from ductile.checkpoint import write_text
 from ductile.config import RunSettings
+from ductile.consolidation import Consolidation, fisher
 from ductile.engines import make_engine
+from ductile.memory import Memory
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import BranchRequest, Composition
-from ductile.problem import JudgedGroup
+from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
-from ductile.rl.objective import Objective, micro_loss
+from ductile.rl.kl import adapted_coefficient
+from ductile.rl.objective import Objective, memory_loss, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
 from ductile.trainable import make_trainable
 from ductile.variants.base import Variant
@@ -75,7 +79,8 @@ def branch_learner(
 ) -> PolicyLearner:
     """The throw-away learner of a branch: the snapshot's weights, or the folders' own where it names none.
 
-    `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own.
+    `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own; what
+    holds the policy (the average that is its anchor, its Fisher information) is the snapshot's.
     """
     objective: Objective | Supervised = variant.objective(settings.objective)
     lr = variant.lr or settings.learner.lr
@@ -86,6 +91,7 @@ def branch_learner(
     folder = Path(request.snapshot)
     learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
     learner._restore_trainable(folder)
+    learner._recall_holds(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
         learner._read()
@@ -113,11 +119,15 @@ class PolicyLearner:
         self._settings, self._objective, self._lr = settings, objective, lr
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
+        self._consolidation = Consolidation(objective, self._policy.trainable.state_dict())
         if start is not None:  # before the engine is made: ZeRO 3 leaves nothing that a state dict could be copied into
             self._policy.load_trainable(start)
-        self._anchor = None
+        self._anchor: Anchor | None = None
         if objective.anchor:
-            self._anchor = ComposedPolicy.load(composition, settings.model.dtype).to(device).requires_grad_(False)
+            self._anchor = Anchor(objective, ComposedPolicy.load(composition, settings.model.dtype).to(device))
+        self._kl = objective.kl  # the coefficient of the moment
+        self._penalised: tuple[float, int] | None = None  # KL a token and completions of the last `penalties`
+        self._memory = Memory()
         self._trainable = make_trainable(self._policy.trainable, settings, self._policy.vocabulary)
         self._engine = make_engine(self._policy.trainable, settings.learner, lr, self._trainable.fast)
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
@@ -139,6 +149,7 @@ class PolicyLearner:
         metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
         if batch.rows:
             metrics |= self._train(batch)
+        metrics |= self._steer(metrics.get("learner/kl_anchor"), len(batch.rows))
         metrics["learner/weight_drift_rms"] = rms_distance(
             self._parameters(self._weights), self._parameters(self._base)
         )
@@ -155,11 +166,42 @@ class PolicyLearner:
             if self._trainable.fast:  # what Adam knows of the last domain's fast part is not of this one's
                 self._engine.reset_fast()
         self._phase_start = self._weights
-        self._take_anchor()
+        if self._anchor:
+            self._anchor.start_phase(self._weights)
 
     def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
-        """See `ports.Learner.penalties`."""
-        return None
+        """See `ports.Learner.penalties`: coefficient * KL of each completion to the anchor, where that is its place."""
+        objective, settings = self._objective, self._settings
+        if not self._anchor or not isinstance(objective, Objective) or objective.kl_place != "reward":
+            return None
+        rank, world = _place()
+        kl = sequence_kl(
+            self._anchor.policy,
+            judged,
+            objective.kl_estimator,
+            settings.rollout.temperature,
+            settings.learner.micro_tokens,
+            rank,
+            world,
+        )
+        tokens = sum(len(completion.tokens) for group in judged for completion in group.group.completions)
+        completions = sum(len(group.verdicts) for group in judged)
+        self._penalised = (float(sum(part.sum() for part in kl)) / tokens, completions)
+        return [self._kl * part for part in kl]
+
+    def remember(self, groups: Sequence[Group]) -> None:
+        """See `ports.Learner.remember`; nothing is kept for an objective with another anchor, or none."""
+        if self._objective.anchor == "prior_data":
+            self._memory = Memory.of(groups)
+
+    def consolidate(self, groups: Sequence[Group]) -> None:
+        """See `ports.Learner.consolidate`. On a copy that is whole on every rank, whatever the engine shards."""
+        if not self._objective.ewc:
+            return
+        policy = ComposedPolicy.load(self.composition, self._settings.model.dtype).to(self._policy.device)
+        policy.load_trainable(self._weights)
+        information = fisher(policy, groups, self._settings.rollout.temperature, *_place())
+        self._consolidation.add(information, self._weights)
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
         """See `ports.Learner.experts`."""
@@ -213,9 +255,14 @@ class PolicyLearner:
         if not dist.is_initialized() or dist.get_rank() == 0:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
+            self._memory.save(folder)
+            self._consolidation.save(folder)
+            if self._anchor:
+                self._anchor.save(folder)
             if tensors := self._trainable.tensors(self._state):
                 save_file(_untied(tensors), folder / "trainable.safetensors")
-            document = {"version": self.version, "trainable": self._trainable.snapshot()}
+            adapted = {"kl": self._kl} if self._objective.kl_target else {}
+            document = {"version": self.version, "trainable": self._trainable.snapshot()} | adapted
             write_text(folder / "learner.json", json.dumps(document))
 
     def load(self, folder: Path) -> None:
@@ -227,9 +274,11 @@ class PolicyLearner:
     def _recall(self, folder: Path) -> None:
         """Read what `save` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
-        self._take_anchor()
+        if self._anchor:
+            self._anchor.start_phase(self._phase_start)
         self.version = json.loads((folder / "learner.json").read_text())["version"]
         self._restore_trainable(folder)
+        self._recall_holds(folder)
 
     def _restore_trainable(self, folder: Path) -> None:
         document, file = json.loads((folder / "learner.json").read_text()), folder / "trainable.safetensors"
@@ -246,9 +295,14 @@ class PolicyLearner:
         self._state = self._engine.weights()
         self._weights = self._trainable.published(self._state)
 
-    def _take_anchor(self) -> None:
-        if self._anchor and self._objective.anchor == "phase_start":
-            self._anchor.load_trainable(self._phase_start)
+    def _recall_holds(self, folder: Path) -> None:
+        """Read what holds the policy: its anchor's average, the KL's coefficient, memory and Fisher information."""
+        self._consolidation.load(folder)
+        if self._anchor:
+            self._anchor.load(folder)
+            self._memory = Memory.load(folder)
+        if self._objective.kl_target:
+            self._kl = json.loads((folder / "learner.json").read_text())["kl"]
 
     @property
     def _trainable_path(self) -> str:
@@ -258,48 +312,84 @@ class PolicyLearner:
         return {name: weights[name] for name in self._names}
 
     def _train(self, batch: Batch) -> dict[str, float]:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, world = _place()
         learner, before = self._settings.learner, self._weights
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
+        share = self._memory.share(len(batch.rows), self._settings.seed, self.version)
+        kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
         for _ in range(learner.epochs):
-            sums = [self._backward(micro, last=micro is micros[-1]) for micro in micros]
+            sums = [self._backward(micro, last=micro is micros[-1] and not kept) for micro in micros]
+            remembered = [self._backward_memory(micro, last=micro is kept[-1]) for micro in kept]
             norm = self._engine.step()
-            passes.append(_reduce(sums, world))
+            passes.append(_with_memory(_reduce(sums, world), _reduce(remembered, world)))
             if not math.isfinite(norm):
                 raise Diverged(
                     f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
+            self._hold()
         first, last = passes[0], passes[-1]
-        self._read()
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {
             "learner/loss": first["loss"],
-            "learner/policy_loss": first["policy_loss"],
             "learner/entropy": first["entropy"] / first["tokens"],
-            "learner/behaviour_gap": first["gap"] / first["tokens"],
-            "learner/clip_share": last["clipped"] / last["tokens"],
-            "learner/ratio_max": last["ratio_max"],
             "learner/grad_norm": norm,
             "learner/update_norm": update,
             "learner/update_to_weight": update / norm_of(self._parameters(before)),
         }
-        if self._anchor:
-            metrics["learner/kl_anchor"] = first["kl"] / first["tokens"]
+        if not isinstance(self._objective, Supervised):
+            metrics |= {
+                "learner/policy_loss": first["policy_loss"],
+                "learner/behaviour_gap": first["gap"] / first["tokens"],
+                "learner/clip_share": last["clipped"] / last["tokens"],
+                "learner/ratio_max": last["ratio_max"],
+            }
+        if "kl_tokens" in first:
+            metrics["learner/kl_anchor"] = first["kl"] / first["kl_tokens"]
         return metrics
+
+    def _hold(self) -> None:
+        """After an optimizer step: pull the weights back, and let the average follow them."""
+        self._read()
+        if self._consolidation.acts:
+            self._take(self._consolidation.pulled(self._weights, self._lr))
+        if self._anchor:
+            self._anchor.follow(self._weights)
+
+    def _steer(self, kl: float | None, completions: int) -> dict[str, float]:
+        """Metrics of the KL; adapts its coefficient to the target, where there is one and a KL was measured."""
+        if self._penalised is not None:
+            (kl, completions), self._penalised = self._penalised, None
+        metrics = {} if kl is None else {"learner/kl_anchor": kl}
+        if isinstance(self._objective, Objective) and self._objective.kl_target:
+            metrics["learner/kl_coefficient"] = self._kl
+            if kl is not None:
+                target, horizon = self._objective.kl_target, self._objective.kl_horizon
+                self._kl = adapted_coefficient(self._kl, kl, target, completions, horizon)
+        return metrics
+
+    def _backward_memory(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
+        assert self._anchor
+        ids, mask = micro.padded.ids, micro.padded.mask
+        logits = self._policy(ids, mask, trained=self._engine.module)
+        temperature = self._settings.rollout.temperature
+        loss, sums = memory_loss(logits, self._anchor.logits(ids, mask), micro, self._kl, temperature)
+        self._engine.backward(loss, last)
+        return sums
 
     def _backward(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
         ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
-        anchor_logits = None
-        if self._anchor:
-            with torch.no_grad():
-                anchor_logits = self._anchor(ids, mask)
+        anchor = self._anchor if self._objective.kl_in_loss else None
+        anchor_logits = anchor.logits(ids, mask) if anchor else None
         logits = self._policy(ids, mask, trained=self._engine.module)
         if isinstance(self._objective, Supervised):
             loss, sums = likelihood_loss(logits, micro)
         else:
-            loss, sums = micro_loss(logits, anchor_logits, micro, self._objective, temperature)
+            objective = replace(self._objective, kl=self._kl)
+            loss, sums = micro_loss(logits, anchor_logits, micro, objective, temperature)
+            if anchor:
+                sums["kl_tokens"] = sums["tokens"]
         self._engine.backward(loss, last)
         return sums
 
@@ -320,14 +410,33 @@ def rms_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 
 def _reduce(sums: list[dict[str, Tensor]], world: int) -> dict[str, float]:
-    """The step's totals over micro-batches and ranks."""
+    """The step's totals over micro-batches and ranks; nothing of nothing."""
+    if not sums:
+        return {}
     names = [name for name in sums[0] if name != "ratio_max"]
     total = torch.stack([torch.stack([part[name].double() for name in names]) for part in sums]).sum(dim=0)
-    largest = torch.stack([part["ratio_max"].double() for part in sums]).max()
     if world > 1:
         dist.all_reduce(total)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return dict(zip(names, total.tolist(), strict=True)) | {"ratio_max": float(largest)}
+    totals = dict(zip(names, total.tolist(), strict=True))
+    if "ratio_max" in sums[0]:
+        largest = torch.stack([part["ratio_max"].double() for part in sums]).max()
+        if world > 1:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        totals["ratio_max"] = float(largest)
+    return totals
+
+
+def _with_memory(totals: dict[str, float], remembered: dict[str, float]) -> dict[str, float]:
+    """A pass's totals with those of the memory: its loss is added, and its KL is the one to the anchor."""
+    if not remembered:
+        return totals
+    loss = totals["loss"] + remembered["loss"]
+    return totals | {"loss": loss, "kl": remembered["kl"], "kl_tokens": remembered["tokens"]}
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of ranks."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

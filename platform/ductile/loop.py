@@ -13,6 +13,7 @@ from ductile.branch import Branches
 from ductile.config import RunSettings
 from ductile.identity import Identity
 from ductile.measure import Measure
+from ductile.memory import remember
 from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, make_plan
 from ductile.ports import Tracker
@@ -52,7 +53,11 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                     ports.tracker.metrics(done, state.total)
                 policy = publish(ports.pool, ports.learner)
             ports.learner.start_phase(phase.domain.key)
-            ports.course.start_phase(phase, plan.phases[: state.phase])
+            earlier = plan.phases[: state.phase]
+            spent = remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
+            for name, value in spent.items():
+                state.budget[name] = state.budget.get(name, 0) + value
+            ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
         probe = settings.probe

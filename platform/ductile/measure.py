@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ductile.branch import Branches
+from ductile.channels import context_arms, prefix_arms
 from ductile.config import RunSettings
 from ductile.deployed import DeployedPool
 from ductile.metrics import check_declared
 from ductile.plan import Plan
 from ductile.ports import PolicyRef, RolloutPool
 from ductile.probes import ProbeContext, ProbeResult, expand, run_probes
+from ductile.probes.base import Arm
 from ductile.probes.branch import Arms, plasticity
 from ductile.probes.evaluation import honest
 from ductile.randomness import same_randomness
@@ -42,6 +44,8 @@ class Measure:
         """Measure everything that is due at a phase boundary and keep it with the run."""
         started, boundary = time.monotonic(), len(state.boundaries)
         names = boundary_probes(self.settings, boundary)
+        if self._has_channel() and "channels" not in names:
+            names = (*names, "channels")  # always: nothing else tells what was learned fast from what slowly
 
         def begin(name: str) -> None:
             self.ports.tracker.progress(phase=f"probe {name}", step=state.total, steps=self.plan.steps)
@@ -132,7 +136,26 @@ class Measure:
             start=None if phase is None else self._phase_start(state, phase),
             batch=lambda judged: variant.batch(judged, settings),
             objective=variant.objective(settings.objective),
+            channels=self._channels(policy) if branch else {},
+            bare_pool=ports.pool,
         )
+
+    def _has_channel(self) -> bool:
+        return bool(self.ports.contexts.deployed() or self.ports.learner.prefixes())
+
+    def _channels(self, policy: PolicyRef) -> dict[str, dict[str, Arm]]:
+        """The cells of each phase whose domain has a context or a soft prefix; boundaries alone measure them."""
+        base = PolicyRef(policy.composition, None, 0)
+        contexts, prefixes = self.ports.contexts.deployed(), self.ports.learner.prefixes()
+        weights = self.ports.learner.weights() if prefixes else {}
+        arms: dict[str, dict[str, Arm]] = {}
+        for phase in self.plan.phases:
+            if phase.domain.key in contexts:
+                arms[phase.name] = context_arms(policy, base, contexts[phase.domain.key])
+            elif phase.domain.key in prefixes:
+                prefix, dtype = prefixes[phase.domain.key], self.settings.model.dtype
+                arms[phase.name] = prefix_arms(policy, base, prefix, weights, self.ports.pool, dtype)
+        return arms
 
     def _deployed(self, policy: PolicyRef) -> RolloutPool:
         """The pool in which the policy answers each domain with the expert, context and prefix that it has for it."""

@@ -35,6 +35,7 @@ SECTIONS = {
     "rollout": "Rollouts: the completions of one RL step. Completions that could not be judged count only in "
     "`rollout/unjudged_share`, in the lengths and in the tokens.",
     "learner": "Learner: one update of the policy.",
+    "fast": "Evolution: a round of the contexts' evolution. What it costs is also in `budget/*`.",
     "difficulty": "Difficulty: the table of per-problem estimates, over the phase's pool, after the step.",
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
     "weighs every skill and level alike.",
@@ -46,6 +47,8 @@ SECTIONS = {
     "format_pass_rate": "",
     "shortcut": "",
     "diversity": "Diversity probe: many completions of few problems.",
+    "channels": "Channels probe: base or trained weights, asked as at the start (seed) or through the fast channel (evolved), "
+    "on the evaluation problems of a phase. A fast channel is an evolved context or a soft prefix.",
     "plasticity": "Branch probe: a copy is trained for a fixed budget on a domain that the plan does not hold, then thrown "
     "away. Arms: `rl_reset`, `rl_carried`, `sft_reset`, `sft_carried`: by RL or on worked solutions, with a fresh optimizer or the run's own. "
     "Means over `probe.branch.seeds` repetitions. The fresh base has the same budget, arm, problems and random keys.",
@@ -84,7 +87,8 @@ CELLS = (("prior", "prior skills"), ("new", "the plan's phases"))
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("rollout/pass_rate", "share", "completions with a reward above one half"),
-    Metric("rollout/silent_share", "share", "groups whose rewards are all equal, so that they give no gradient"),
+    Metric("rollout/silent_share", "share", "groups whose rewards give no gradient: where the advantage has a baseline, those whose rewards are all equal"),
+    Metric("rollout/refill_factor", "ratio", "dynamic sampling: groups sampled over groups learned from; left out when there are none"),
     Metric("rollout/successes/k_<k>", "share", "groups with exactly k successes"),
     Metric("rollout/advantage_mass/k_<k>", "share", "share of the step's sum of |advantage| held by groups with k successes"),
     Metric("rollout/length_mean", "tokens", "mean completion length, the end-of-sequence token included"),
@@ -102,8 +106,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/tokens_per_s", "tokens/s", "tokens sampled a second"),
     Metric("rollout/seconds", "s", "time to sample the step's completions"),
     Metric("learner/loss", "nats", "the whole objective: policy loss, KL and entropy terms"),
-    Metric("learner/policy_loss", "nats", "the clipped policy-gradient part of the loss"),
-    Metric("learner/kl_anchor", "nats/token", "KL to the anchor as the loss estimates it, before its coefficient"),
+    Metric("learner/policy_loss", "nats", "the policy-gradient part of the loss"),
+    Metric("learner/kl_anchor", "nats/token", "KL to the anchor as the loss or the reward has it, before its coefficient; with anchor prior_data the exact KL(anchor || policy) on remembered answers"),
+    Metric("learner/kl_coefficient", "coefficient", "of the KL in this step, where it is adapted to variant.kl_target"),
     Metric("learner/entropy", "nats/token", "entropy of the policy at the completions' positions"),
     Metric("learner/clip_share", "share", "tokens whose importance ratio the clip cut off"),
     Metric("learner/ratio_max", "ratio", "largest importance ratio of a token"),
@@ -115,6 +120,18 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/tokens", "tokens", "completion tokens trained on in the step"),
     Metric("learner/skipped", "0 or 1", "1 when the step had no gradient (every group silent) and was skipped"),
     Metric("learner/seconds", "s", "time of the update"),
+    Metric("fast/seed_score", "rate", "mean reward in the bare problem, over the round's problems"),
+    Metric("fast/best_score", "rate", "mean reward in the best context, over the round's problems; the best of several is biased up"),
+    Metric("fast/candidates", "count", "different contexts that were scored on all of the round's problems, the seed included"),
+    Metric("fast/accepted", "count", "of them, those that the round proposed"),
+    Metric("fast/front", "count", "contexts on the Pareto front after the round"),
+    Metric("fast/population", "count", "contexts that are kept, the seed included"),
+    Metric("fast/unusable", "count", "evaluations of a candidate that is no context or leaves no room; each scores 0 and costs nothing"),
+    Metric("fast/completions", "count", "completions that the round judged"),
+    Metric("fast/tokens", "tokens", "tokens that it sampled"),
+    Metric("fast/reflector_calls", "count", "calls to the reflector model"),
+    Metric("fast/reflector_failures", "count", "of them, those without an answer"),
+    Metric("fast/reflector_tokens", "tokens", "tokens of its calls and answers, as it counts them"),
     Metric("difficulty/brier", "squared rate", "mean over the step's problems of (estimate before the update - observed group pass rate)^2; first visits count " "with the prior; a perfect estimate of n completions still scores p(1-p)/n"),
     Metric("difficulty/estimate_mean", "rate", "mean estimated pass rate"),
     Metric("difficulty/uncertainty_mean", "rate", "mean standard deviation of the estimates"),
@@ -169,6 +186,15 @@ METRICS: tuple[Metric, ...] = (
             Metric(f"diversity/{prompts}/distinct_share", "share", "different texts among a solved problem's right completions"),
             Metric(f"diversity/{prompts}/token_entropy", "nats/token", "entropy of the policy at its completions' positions"),
         )
+    ),
+    *(
+        Metric(f"channels/{weights}_{asked}/<phase>", "rate", f"pass rate of the {weights} weights, {how}")
+        for weights in ("base", "trained")
+        for asked, how in (("seed", "bare"), ("evolved", "through the fast channel"))
+    ),
+    *(
+        Metric(f"channels/kl_{asked}/<phase>", "nats/token", f"KL(trained || base) on completions of the trained weights, {how}")
+        for asked, how in (("seed", "both bare"), ("evolved", "both through the fast channel"))
     ),
     Metric("plasticity/<arm>/auc", "rate", "mean pass rate over the budget, by the trapezoid rule"),
     Metric("plasticity/<arm>/start", "rate", "pass rate before the first step"),

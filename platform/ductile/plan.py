@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from ductile.config import (
     BranchSettings,
     HeuristicsSettings,
+    ObjectiveSettings,
     PhaseSettings,
     RunSettings,
     SelfConditioningSettings,
@@ -113,6 +114,9 @@ def check(settings: RunSettings) -> list[str]:
         _branch_mistakes,
         _name_mistakes,
         _pool_mistakes,
+        _objective_mistakes,
+        _hold_mistakes,
+        _context_mistakes,
         _adapter_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
@@ -265,6 +269,93 @@ def _pool_mistakes(settings: RunSettings) -> Iterator[str]:
                 f"{path}.pool: {pool} is less than rollout.groups ({settings.rollout.groups}), so a step would ask "
                 f"a problem twice; allowed: at least {settings.rollout.groups}"
             )
+
+
+def _context_mistakes(settings: RunSettings) -> Iterator[str]:
+    model, variant, size = settings.model, settings.variant, settings.rollout.group_size
+    if variant.contexts and size % variant.contexts:
+        allowed = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
+        yield (
+            f"variant.contexts: {variant.contexts}: rollout.group_size ({size}) is no multiple of it, and each context "
+            f"gets as many completions; allowed: {allowed}"
+        )
+    if variant.reflector == "vocabulary" and not (model.path or model.instructed or model.examples):
+        yield (
+            "variant.reflector: vocabulary: the base is not taught to follow instructions and examples, so that no "
+            "context would do anything; set model.instructed or model.examples, as model=instructed does"
+        )
+
+
+def _objective_mistakes(settings: RunSettings) -> Iterator[str]:
+    objective, size = settings.objective, settings.rollout.group_size
+    if objective.min_successes > size:
+        yield (
+            f"objective.min_successes: {objective.min_successes}: a group has {size} completions "
+            f"(rollout.group_size), so no success would ever be learned from; allowed: at most {size}"
+        )
+    if settings.variant.name == "expert_iteration":
+        yield from _imitation_mistakes(objective)
+    elif objective.dynamic_sampling == "refill":
+        pools = {f"phase.{name}": phase.pool for name, phase in settings.phase.items()}
+        if settings.probe.branch.domain:
+            pools["probe.branch"] = settings.probe.branch.pool
+        for path, pool in pools.items():
+            if pool == settings.rollout.groups:
+                yield (
+                    f"{path}.pool: {pool} problems are asked in every step (rollout.groups), so "
+                    f"objective.dynamic_sampling refill has no others to ask; allowed: more than {pool}"
+                )
+
+
+def _imitation_mistakes(objective: ObjectiveSettings) -> Iterator[str]:
+    """Expert iteration has neither advantages nor ratios: of the objective it reads how tokens are averaged."""
+    if objective.advantage != "psr":
+        yield (
+            f"objective.advantage: {objective.advantage}: expert_iteration learns from the successes alone, and its "
+            f"statistics must say so; allowed: psr, as the preset variant=expert_iteration sets it"
+        )
+    for field in fields(objective):
+        value = getattr(objective, field.name)
+        if field.name not in ("advantage", "length_norm") and value != field.default:
+            yield (
+                f"objective.{field.name}: {value!r} is set, but expert_iteration imitates completions and does not "
+                f"use it; allowed: {field.default!r}"
+            )
+
+
+def _hold_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What holds a low-drift policy, where it needs more of the run than the variant itself knows."""
+    variant, completions = settings.variant, settings.rollout.groups * settings.rollout.group_size
+    if variant.anchor == "prior_data" and not settings.data.prior and len(settings.phase) == 1:
+        yield (
+            "variant.anchor: 'prior_data' has no prior data in a plan of one phase without data.prior; name the base's "
+            "skills in data.prior, or choose another anchor; allowed: base, phase_start, ema"
+        )
+    objective = settings.objective
+    if variant.kl_place == "reward" and objective.advantage == "std" and not objective.std_floor + objective.std_prior:
+        yield (
+            "variant.kl_place: 'reward' does not fit objective.advantage=std: where all rewards of a group are equal, "
+            "the KL's noise would be divided by its own deviation; allowed: objective.std_floor above 0 (0.35 changes "
+            "no group of 8 with a success), objective.std_prior above 0, another objective.advantage"
+        )
+    branches = _runs_a_branch(settings) and settings.probe.branch.domain  # they begin with the switch after the phase
+    if variant.ewc is not None and len(settings.phase) == 1 and not branches:
+        yield (
+            f"variant.ewc: {variant.ewc} would never be read in a plan of one phase: it holds what earlier phases "
+            f"learned; add a phase, or use l2_init or a KL to the base"
+        )
+    if variant.kl_horizon is not None and variant.kl_horizon <= completions / 5:
+        yield (
+            f"variant.kl_horizon: {variant.kl_horizon} would let a step of {completions} completions turn the "
+            f"coefficient's sign; allowed: above {completions / 5:g}"
+        )
+    if settings.learner.engine == "deepspeed" and settings.learner.precision == "bf16":
+        for name in ("l2_init", "ewc"):
+            if (value := getattr(variant, name)) is not None:
+                yield (
+                    f"variant.{name}: {value} does not fit learner.precision=bf16 with learner.engine=deepspeed: it "
+                    f"pulls on gathered weights, which are rounded; allowed: learner.precision=fp32, engine=torch"
+                )
 
 
 def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:

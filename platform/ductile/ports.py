@@ -126,6 +126,12 @@ class Learner(Protocol):
     def penalties(self, judged: Sequence[JudgedGroup]) -> list[NDArray[np.float64]] | None:
         """For each group, [completion], what is taken off the rewards before advantages; None where nothing is."""
 
+    def remember(self, groups: Sequence[Group]) -> None:
+        """What the policy answered to prior tasks at the start of the phase, for the anchor prior_data."""
+
+    def consolidate(self, groups: Sequence[Group]) -> None:
+        """At the end of a phase, for EWC: Fisher information of these completions, sampled by the policy as it is."""
+
     def set_weights(self, weights: Mapping[str, Any]) -> None:
         """Go on from another state dict of the trainable member; the optimizer's state stays."""
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from ductile.checkpoint import FolderStore
 from ductile.config import ArchitectureSettings, MixtureSettings, ModelSettings, PretrainSettings
+from ductile.contexts.teaching import Teaching
 from ductile.domains import WorkedDomain, make_domain
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
@@ -41,6 +43,9 @@ POOL = 1024
 PARTS = 4
 """Micro-batches of a step, cut by length: half of one padded batch would be padding."""
 
+TAUGHT = 1
+"""Names the random numbers of contexts: rows without one are the same, whatever share of the others has one."""
+
 Log = Callable[[int, dict[str, float]], None]
 Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
 """Token ids of a prompt and of its completion."""
@@ -56,6 +61,10 @@ class _Source:
     shares: NDArray[np.float64]
     weight: float
 
+    def near(self, other: _Source) -> bool:
+        """Whether the other is this part at this level or at the next one: what worked examples are taken from."""
+        return self.domain == other.domain and abs(self.level - other.level) <= 1
+
 
 def ensure_model(settings: ModelSettings, which: str, cache: Path, log: Log) -> Path:
     """The folder of the model: `path` (or `expert_path`) as set, else from the cache, else trained now.
@@ -67,20 +76,32 @@ def ensure_model(settings: ModelSettings, which: str, cache: Path, log: Log) -> 
     if given:
         return Path(given).absolute()
     architecture = settings.base if which == "base" else settings.expert
-    folder = (cache / "models" / f"{which}-{model_key(architecture, settings.pretrain, settings.mixture)}").absolute()
+    folder = (cache / "models" / f"{which}-{settings_key(settings, which)}").absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not folder.exists():
-            _train(folder, architecture, settings.pretrain, settings.mixture, log)
+            _train(folder, architecture, settings, log)
     return folder
 
 
 def model_key(
-    architecture: ArchitectureSettings, pretrain: PretrainSettings, mixture: Mapping[str, MixtureSettings]
+    architecture: ArchitectureSettings,
+    pretrain: PretrainSettings,
+    mixture: Mapping[str, MixtureSettings],
+    instructed: float = 0.0,
+    examples: float = 0.0,
 ) -> str:
     """A hash of everything that a model built from scratch depends on."""
-    recipe = [RECIPE, as_plain(architecture), as_plain(pretrain), as_plain(mixture)]
+    recipe: list[Any] = [RECIPE, as_plain(architecture), as_plain(pretrain), as_plain(mixture)]
+    if instructed or examples:  # a model that is taught no contexts keeps the key it had before there were any
+        recipe.append([instructed, examples])
     return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def settings_key(settings: ModelSettings, which: str) -> str:
+    """`model_key` of the base or of the expert of these settings."""
+    architecture = settings.base if which == "base" else settings.expert
+    return model_key(architecture, settings.pretrain, settings.mixture, settings.instructed, settings.examples)
 
 
 def learning_rate(step: int, settings: PretrainSettings) -> float:
@@ -91,13 +112,8 @@ def learning_rate(step: int, settings: PretrainSettings) -> float:
     return settings.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def _train(
-    folder: Path,
-    architecture: ArchitectureSettings,
-    settings: PretrainSettings,
-    mixture: Mapping[str, MixtureSettings],
-    log: Log,
-) -> None:
+def _train(folder: Path, architecture: ArchitectureSettings, model_settings: ModelSettings, log: Log) -> None:
+    settings = model_settings.pretrain
     tokenizer = character_tokenizer()
     model = build_llama(architecture, tokenizer, settings.seed).train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -106,7 +122,8 @@ def _train(
     optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
     store = FolderStore(folder.with_suffix(".partial"), folder.parent)
     start = _load(store, model, optimizer)
-    batches = _batches(_sources(mixture), settings, tokenizer, start)
+    teaching = Teaching(model_settings.instructed, model_settings.examples, architecture.positions)
+    batches = _batches(_sources(model_settings.mixture), settings, tokenizer, start, teaching)
     began, seen = time.monotonic(), 0
     for step, rows in zip(range(start, settings.steps), batches, strict=False):
         for group in optimizer.param_groups:
@@ -161,9 +178,14 @@ def _sources(mixture: Mapping[str, MixtureSettings]) -> list[_Source]:
 
 
 def _batches(
-    sources: list[_Source], settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, start: int
+    sources: list[_Source],
+    settings: PretrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    start: int,
+    teaching: Teaching | None = None,
 ) -> Iterator[list[Pair]]:
     """(prompt, completion) rows of each step from `start` on; a step's rows depend on the seed and the step alone."""
+    near = [[n for n, other in enumerate(sources) if source.near(other)] for source in sources]
     weights = np.array([source.weight for source in sources])
     encode = tokenizer.get_vocab()
     step, chunk, pools = start, -1, []
@@ -174,11 +196,17 @@ def _batches(
             seeds = [int(key.generate_state(1)[0]) for key in keys]
             pools = [s.domain.problems(s.level, "train", POOL, seed) for s, seed in zip(sources, seeds, strict=True)]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, step])))
+        taught = np.random.Generator(np.random.Philox(np.random.SeedSequence([settings.seed, step, TAUGHT])))
         rows = []
         for number in rng.choice(len(sources), size=settings.batch, p=weights / weights.sum()):
             source, pool = sources[number], pools[number]
             problem = pool[rng.integers(len(pool))]
-            text = source.domain.solution(problem, source.formats[rng.choice(len(source.formats), p=source.shares)])
+            format = source.formats[rng.choice(len(source.formats), p=source.shares)]
+            if teaching is not None:
+                formats = [name for name, share in zip(source.formats, source.shares, strict=True) if share]
+                others = [pools[other] for other in near[number]]
+                problem, format = teaching.row(problem, format, source.domain, formats, others, taught)
+            text = source.domain.solution(problem, format)
             prompt = np.array([encode[character] for character in problem.transcript], np.int32)
             completion = np.array([*(encode[character] for character in text), tokenizer.eos_token_id], np.int32)
             rows.append((prompt, completion))

@@ -145,3 +145,8 @@ def by_problem(judged: Sequence[JudgedGroup]) -> list[list[JudgedGroup]]:
 def pooled_rewards(groups: Sequence[JudgedGroup]) -> NDArray[np.float64]:
     """[completion] float64, the rewards of all groups of one problem, NaN where a completion could not be judged."""
     return np.concatenate([group.rewards for group in groups])
+
+
+def pooled_lengths(groups: Sequence[JudgedGroup]) -> NDArray[np.int64]:
+    """[completion] int64, the lengths in tokens of all completions of one problem, in the order of `pooled_rewards`."""
+    return np.array([len(completion.tokens) for group in groups for completion in group.group.completions], np.int64)

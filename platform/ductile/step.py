@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ductile.config import RunSettings
@@ -21,8 +22,12 @@ from ductile.ports import (
     Store,
     Tracker,
 )
-from ductile.rl.statistics import group_statistics
+from ductile.problem import JudgedGroup, Problem
+from ductile.rl.statistics import group_statistics, learned_groups
 from ductile.variants.base import Variant
+
+REFILL_ROUNDS = 10
+"""Most rounds of sampling in a step where none is set, as DAPO's `max_num_gen_batches`."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,13 @@ def train_step(
     budget: dict[str, int],
 ) -> tuple[PolicyRef, dict[str, float]]:
     """Ask, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics."""
-    rollout, started = settings.rollout, time.monotonic()
+    started = time.monotonic()
     evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
-    problems = ports.course.ask(phase, step, settings.seed)
-    asked = with_prefixes(ports.contexts.ask(problems, stream), ports.learner.prefixes())
-    samples = rollout.group_size // (settings.variant.contexts or 1)
-    sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
-    groups = ports.pool.generate(policy, asked, sampling)
-    sampled = time.monotonic()
-    judged = ports.judge.judge(groups)
-    metrics = evolved | group_statistics(judged, settings.objective.advantage)
+    judged, seconds = _rollouts(settings, ports, policy, ports.course.ask(phase, step, settings.seed), stream)
+    if settings.objective.dynamic_sampling == "refill":
+        judged, seconds = _refilled(settings, phase, ports, policy, stream, step, judged, seconds)
+    groups = [group.group for group in judged]
+    metrics = evolved | group_statistics(judged, settings.objective)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
     metrics |= ports.course.observe(judged, step)
@@ -82,10 +84,49 @@ def train_step(
     for name, value in ((name, value + spent.get(name, 0)) for name, value in of_step.items()):
         budget[name] = budget.get(name, 0) + value
         metrics[f"budget/{name}"] = float(budget[name])
-    metrics["rollout/seconds"] = sampled - started
-    metrics["rollout/tokens_per_s"] = tokens / max(sampled - started, 1e-9)
+    metrics["rollout/seconds"] = seconds
+    metrics["rollout/tokens_per_s"] = tokens / max(seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started
     return policy, metrics
+
+
+def _rollouts(
+    settings: RunSettings, ports: StepPorts, policy: PolicyRef, problems: Sequence[Problem], stream: str
+) -> tuple[list[JudgedGroup], float]:
+    """The problems' completions with their verdicts, and the seconds that sampling took."""
+    rollout, started = settings.rollout, time.monotonic()
+    asked = with_prefixes(ports.contexts.ask(problems, stream), ports.learner.prefixes())
+    samples = rollout.group_size // (settings.variant.contexts or 1)
+    sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
+    groups = ports.pool.generate(policy, asked, sampling)
+    seconds = time.monotonic() - started
+    return ports.judge.judge(groups), seconds
+
+
+def _refilled(
+    settings: RunSettings,
+    phase: Phase,
+    ports: StepPorts,
+    policy: PolicyRef,
+    stream: str,
+    step: int,
+    judged: list[JudgedGroup],
+    seconds: float,
+) -> tuple[list[JudgedGroup], float]:
+    """The same with groups of other problems, until `rollout.groups` have a gradient (DAPO, arXiv 2503.14476).
+
+    Each round asks as many as are missing; it ends after `objective.refill_rounds`, the first sampling included, or
+    when every problem of the phase was asked. DAPO samples whole batches, and throws away what is too much.
+    """
+    for number in range(1, settings.objective.refill_rounds or REFILL_ROUNDS):
+        missing = settings.rollout.groups - learned_groups(judged, settings.objective)
+        asked = {group.group.problem.id for group in judged}
+        problems = ports.course.more(phase, step, settings.seed, asked, missing) if missing > 0 else []
+        if not problems:
+            break
+        others, more = _rollouts(settings, ports, policy, problems, f"{stream}/refill-{number}")
+        judged, seconds = [*judged, *others], seconds + more
+    return judged, seconds
 
 
 def publish(pool: RolloutPool, learner: Learner) -> PolicyRef:

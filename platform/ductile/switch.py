@@ -3,8 +3,9 @@
 The boundary after a phase is measured before the switch, so that it tells what the phase did. A branch begins with the
 switch, as the next phase would: it tells what the policy can still learn under this way of going on.
 
-First the variant's own part, then adapters that are merged or reset, fusion, shrink and perturb, units that begin anew, and at last the optimizer. With a
-composed policy all of it acts on the trainable member, whose base is the folder that it began as.
+First what EWC keeps of the phase, and the variant's own part, then adapters that are merged or reset, fusion, shrink and
+perturb, units that begin anew, and at last the optimizer. With a composed policy all of it acts on the trainable
+member, whose base is the folder that it began as.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ductile.variants.base import Variant
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics of what was done."""
+    if settings.variant.ewc is not None:  # before anything moves the weights: they are what the phase has learned
+        ports.learner.consolidate(ended_groups(settings, ended, f"{stream}/fisher", ports))
     variant.switch(settings, ended, stream, ports)
     wanted, learner = settings.switch, ports.learner
     learner.switch_adapters()

@@ -38,7 +38,8 @@ Weights = Mapping[str, Tensor]
 
 class Trainable(Protocol):
     """`fast`: the parameters that learn at a rate of their own, forgotten by the optimizer when the domain changes;
-    `domain`: the key of the domain of the phase; `begins_anew`: whether `adopt` leaves nothing of what was learned."""
+    `domain`: the key of the domain of the phase; `begins_anew`: whether `adopt` leaves nothing of what was learned.
+    """
 
     fast: Fast | None
     domain: str
@@ -57,7 +58,7 @@ class Trainable(Protocol):
         """The engine's state for another domain; None: it stays as it is."""
 
     def switch(self, state: Weights) -> Weights | None:
-        """The engine's state after a phase switch, where the settings ask for another, to go on with a fresh optimizer."""
+        """The engine's state after a phase switch, where the settings ask for another; the optimizer begins anew."""
 
     def inner(self, name: str, state: Weights) -> str:
         """The engine's name of a parameter of the plain model."""
@@ -111,43 +112,56 @@ class AllWeights:
         self.domain = ""
 
     def start(self, state: Weights) -> Weights | None:
+        """See `Trainable.start`."""
         return None
 
     def published(self, state: Weights) -> Weights:
+        """See `Trainable.published`."""
         return state
 
     def adopt(self, weights: Weights, state: Weights) -> Weights:
+        """See `Trainable.adopt`."""
         return weights
 
     def start_phase(self, domain: str, state: Weights) -> Weights | None:
+        """See `Trainable.start_phase`."""
         self.domain = domain
         return None
 
     def switch(self, state: Weights) -> Weights | None:
+        """See `Trainable.switch`."""
         return None
 
     def inner(self, name: str, state: Weights) -> str:
+        """See `Trainable.inner`."""
         return name
 
     def slow(self, name: str) -> str | None:
+        """See `Trainable.slow`."""
         return name
 
     def experts(self, state: Weights) -> dict[str, Weights]:
+        """See `Trainable.experts`."""
         return {}
 
     def prefixes(self) -> dict[str, tuple[int, ...]]:
+        """See `Trainable.prefixes`."""
         return {}
 
     def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+        """See `Trainable.channels`."""
         return {}
 
     def snapshot(self) -> dict[str, Any]:
+        """See `Trainable.snapshot`."""
         return {"domain": self.domain}
 
     def tensors(self, state: Weights) -> dict[str, Tensor]:
+        """See `Trainable.tensors`."""
         return {}
 
     def restore(self, snapshot: Mapping[str, Any], tensors: Weights, state: Weights) -> Weights | None:
+        """See `Trainable.restore`."""
         self.domain = snapshot["domain"]
         return None
 
@@ -163,33 +177,42 @@ class Lora(AllWeights):
         self._made = 0  # adapters so far, each with random numbers of its own
 
     def start(self, state: Weights) -> Weights | None:
+        """See `Trainable.start`."""
         return self.adopt(bare(state), state)
 
     def published(self, state: Weights) -> Weights:
+        """See `Trainable.published`."""
         return merged(state, self._scale)
 
     def adopt(self, weights: Weights, state: Weights) -> Weights:
+        """See `Trainable.adopt`."""
         self._made += 1
         return with_adapters(weights, fresh(state, f"{self._seed}/lora/{self._made}"), state)
 
     def switch(self, state: Weights) -> Weights | None:
+        """See `Trainable.switch`."""
         if self._at_switch == "carry":
             return None
         return self.adopt(bare(state) if self._at_switch == "reset" else self.published(state), state)
 
     def inner(self, name: str, state: Weights) -> str:
+        """See `Trainable.inner`."""
         return inner_name(name, state)
 
     def slow(self, name: str) -> str | None:
+        """See `Trainable.slow`."""
         return None if is_adapter(name) else plain_name(name)
 
     def snapshot(self) -> dict[str, Any]:
+        """See `Trainable.snapshot`."""
         return {"domain": self.domain, "made": self._made}
 
     def tensors(self, state: Weights) -> dict[str, Tensor]:
+        """See `Trainable.tensors`."""
         return dict(state)
 
     def restore(self, snapshot: Mapping[str, Any], tensors: Weights, state: Weights) -> Weights | None:
+        """See `Trainable.restore`."""
         self.domain, self._made = snapshot["domain"], snapshot["made"]
         return {name: tensors[name] for name in state}
 
@@ -204,9 +227,11 @@ class FastLora(AllWeights):
         self._kept: dict[str, dict[str, Tensor]] = {}  # domain key -> adapter, of those that are not in the engine
 
     def start(self, state: Weights) -> Weights | None:
+        """See `Trainable.start`."""
         return with_adapters(bare(state), fresh(state, f"{self._seed}/fast_lora/"), state)
 
     def published(self, state: Weights) -> Weights:
+        """See `Trainable.published`."""
         return merged(state, self._scale)
 
     def adopt(self, weights: Weights, state: Weights) -> Weights:
@@ -214,6 +239,7 @@ class FastLora(AllWeights):
         return with_adapters(under(weights, state, self._scale), state, state)
 
     def start_phase(self, domain: str, state: Weights) -> Weights | None:
+        """See `Trainable.start_phase`."""
         if self.domain:
             self._kept[self.domain] = adapters(state)
         self.domain = domain
@@ -221,30 +247,35 @@ class FastLora(AllWeights):
         return with_adapters(bare(state), own or fresh(state, f"{self._seed}/fast_lora/{domain}"), state)
 
     def inner(self, name: str, state: Weights) -> str:
+        """See `Trainable.inner`."""
         return inner_name(name, state)
 
     def slow(self, name: str) -> str | None:
+        """See `Trainable.slow`."""
         return None if is_adapter(name) else plain_name(name)
 
     def experts(self, state: Weights) -> dict[str, Weights]:
+        """See `Trainable.experts`."""
         return {domain: merged({**state, **own}, self._scale) for domain, own in self._kept.items()}
 
     def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+        """See `Trainable.channels`."""
         fast = merged(with_adapters(base, state, state), self._scale)
         return {"slow": bare(state), "fast": fast}
 
     def snapshot(self) -> dict[str, Any]:
+        """See `Trainable.snapshot`."""
         return {"domain": self.domain, "kept": list(self._kept)}
 
     def tensors(self, state: Weights) -> dict[str, Tensor]:
+        """See `Trainable.tensors`."""
         kept = {
-            f"{number}/{name}": tensor
-            for number, own in enumerate(self._kept.values())
-            for name, tensor in own.items()
+            f"{number}/{name}": tensor for number, own in enumerate(self._kept.values()) for name, tensor in own.items()
         }
         return {**state, **kept}
 
     def restore(self, snapshot: Mapping[str, Any], tensors: Weights, state: Weights) -> Weights | None:
+        """See `Trainable.restore`."""
         self.domain = snapshot["domain"]
         self._kept = {
             domain: {name: tensors[f"{number}/{name}"] for name in adapters(state)}
@@ -267,15 +298,18 @@ class SoftPrefix(AllWeights):
         return {name: state[name] if is_prefix(name) else weights[name] for name in state}
 
     def start_phase(self, domain: str, state: Weights) -> Weights | None:
+        """See `Trainable.start_phase`."""
         self.domain = domain
         if domain not in self._met:
             self._met.append(domain)
         return None
 
     def slow(self, name: str) -> str | None:
+        """See `Trainable.slow`."""
         return None if is_prefix(name) else name
 
     def prefixes(self) -> dict[str, tuple[int, ...]]:
+        """See `Trainable.prefixes`."""
         return {domain: slot_ids(self._vocabulary, slot, self._length) for slot, domain in enumerate(self._met)}
 
     def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
@@ -283,8 +317,10 @@ class SoftPrefix(AllWeights):
         return {"fast": {name: state[name] if is_prefix(name) else base[name] for name in state}}
 
     def snapshot(self) -> dict[str, Any]:
+        """See `Trainable.snapshot`."""
         return {"domain": self.domain, "met": self._met}
 
     def restore(self, snapshot: Mapping[str, Any], tensors: Weights, state: Weights) -> Weights | None:
+        """See `Trainable.restore`."""
         self.domain, self._met = snapshot["domain"], list(snapshot["met"])
         return None

@@ -80,6 +80,13 @@ def test_names_that_mlflow_forbids_become_legal_parameters():
     assert dict(flatten({"phase": {"very hard!": {"steps": 1}}})) == {"phase.very_hard_.steps": "1"}
 
 
+def test_run_is_found_by_the_label_of_its_variant_where_it_has_one(open_store, client):
+    store = open_store()
+    called = {**SETTINGS, "variant": {"name": "parameter_only", "label": "rloo"}}
+    named = [client.get_run(store.begin("run", key, values, key)) for key, values in (("a", called), ("b", SETTINGS))]
+    assert [found.data.tags["ductile.variant"] for found in named] == ["rloo", "proxy"]
+
+
 def test_tags_name_kind_variant_plan_and_seed(open_store, client):
     store = open_store()
     parent = store.begin("compare", "too hard", {}, "parent")

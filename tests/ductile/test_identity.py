@@ -31,6 +31,8 @@ def test_where_results_go_and_who_works_make_no_other_run(model: Path) -> None:
     moved = replace(moved, rollout=replace(moved.rollout, actors=5), learner=replace(moved.learner, workers=2))
     beside = replace(moved.probe, branch=replace(moved.probe.branch, beside=True))
     assert identify(replace(moved, probe=beside), [model]) == identify(SETTINGS, [model])
+    called = replace(SETTINGS, variant=replace(SETTINGS.variant, label="grpo"))
+    assert identify(called, [model]) == identify(SETTINGS, [model])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ductile.inspected import Rows
 from ductile.inspection import LoadedPolicy, output_projections
 from ductile.rl.batch import Batch, Row
 from ductile.rl.objective import Objective
+from ductile.rl.supervised import Supervised
 from tests.ductile.probes.tiny import gpt2, llama, neox, opt, proxy, random_rows, single
 
 ROWS = random_rows(5)
@@ -258,3 +259,16 @@ def test_every_token_counts_once_for_each_model_it_goes_through() -> None:
     list(three.hidden_states(ROWS))  # of the trainable member alone
     three.entropies(ROWS, 1.0)
     assert three.forwarded == (1 + 3) * tokens
+
+
+def test_gradient_of_a_likelihood_is_autograds() -> None:
+    loaded, batch = single(llama(2)), batch_of([1, 3, 1])
+    policy = copy.deepcopy(loaded._policy).double()
+    loss = torch.zeros((), dtype=torch.float64)
+    for row in batch.rows:
+        ids = torch.tensor([[*row.prompt.tolist(), *row.completion.tolist()]])
+        logps = torch.log_softmax(policy.trainable(input_ids=ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
+        loss = loss - row.weight * logps[len(row.prompt) - 1 :].sum()
+    grads = torch.autograd.grad(loss, list(policy.trainable.parameters()), allow_unused=True)
+    expected = torch.cat([g.flatten() for g in grads if g is not None])
+    assert loaded.gradient_norms(batch, Supervised(), 0.7).norm == pytest.approx(float(expected.norm()), rel=1e-4)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ductile.config import RunSettings
 from ductile.learner import Diverged, PolicyLearner, branch_learner, distance, make_learner, rms_distance
+from ductile.models.load import load_model
 from ductile.ports import BranchRequest, PolicyRef, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Verdict
 from ductile.rl.batch import Batch
@@ -196,7 +198,7 @@ def test_anchor_at_the_base_stays_the_untouched_base(make: Make) -> None:
     assert all(value > 1e-4 for value in anchor_distances(learner))
     anchor = learner._anchor
     assert anchor is not None
-    assert same(anchor.trainable.state_dict(), make().weights())
+    assert same(anchor.policy.trainable.state_dict(), make().weights())
 
 
 def test_learner_gives_the_sampled_tokens_the_samplers_probabilities(make: Make) -> None:
@@ -385,3 +387,46 @@ def test_proxy_learns_the_expert_and_publishes_it_alone(make: Make, tiny_llama: 
     assert not same(learner.weights(), expert)
     for role, weights in fixed.items():
         assert same(learner._policy.members[role].state_dict(), weights), role
+
+
+EXPERT_ITERATION = {"name": "expert_iteration"}
+
+
+def test_expert_iteration_raises_the_likelihood_of_what_was_right(make: Make) -> None:
+    learner = make(EXPERT_ITERATION)
+    batch = batch_of(learner, "a")
+    assert {row.advantage for row in batch.rows} == {1.0}
+    before = mean_logp(learner, batch, 1)
+    metrics = learner.update(batch)
+    assert mean_logp(learner, batch, 1) > before + 0.01
+    assert not {"learner/clip_share", "learner/ratio_max", "learner/behaviour_gap"} & metrics.keys()
+
+
+def test_step_without_a_success_leaves_expert_iteration_where_it_is(make: Make) -> None:
+    learner = make(EXPERT_ITERATION)
+    before = copied(learner.weights())
+    assert learner.update(batch_of(learner, "a", silent))["learner/skipped"] == 1.0
+    assert same(learner.weights(), before)
+
+
+def test_restart_makes_the_next_phase_that_of_a_new_learner(make: Make) -> None:
+    learner, new = make(EXPERT_ITERATION | {"restart": True}), make(EXPERT_ITERATION)
+    first, second = batch_of(new, "a"), batch_of(new, "b")
+    learner.update(first)
+    ports: Any = SimpleNamespace(learner=learner)
+    make_variant(learner._settings.variant).switch(learner._settings, None, "switch/a", ports)  # type: ignore[arg-type]
+    assert same(learner.weights(), new.weights())
+    learner.update(second)
+    new.update(second)
+    assert same(learner.weights(), new.weights())
+
+
+def test_base_weights_are_the_folder_s_also_on_a_branch_from_elsewhere(
+    make: Make, tiny_llama: Callable[[int], str], tmp_path: Path
+) -> None:
+    learner = make()
+    learner.update(batch_of(learner, "a"))
+    learner.save(tmp_path)
+    branch, saved = branch_of(learner, tmp_path), load_model(tiny_llama(0), "float32").state_dict()
+    assert same(branch.base_weights(), saved) and same(learner.base_weights(), saved)
+    assert not same(branch.weights(), saved)

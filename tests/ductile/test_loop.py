@@ -244,6 +244,59 @@ def test_each_update_is_published_before_the_next_step_samples(bench: Callable[.
     assert made.calls.count("learner.update") == made.learner.version == 3
 
 
+def solvable(ids: set[str]) -> Answers:
+    """Problems of these ids are solved by every other completion, the others by none."""
+    return lambda problem, sample: f"{sample % 2 if problem.id in ids else 0} steps"
+
+
+def refilled(made: Bench, **objective: Any) -> tuple[dict[str, float], dict[str, int]]:
+    """Metrics and budget of one step with refill on a pool of nine problems, three a step."""
+    settings, budget = changed(objective={"dynamic_sampling": "refill", **objective}), {}
+    phase = make_phase("hard", settings.phase["hard"], settings.seed, make_domain, "phase.hard")
+    made.ports.course.start_phase(phase, ())
+    policy = PolicyRef(COMPOSITION, ("published", 0), 0)
+    _, metrics = train_step(settings, made.variant, phase, made.ports, policy, "train/2/7", 7, budget)
+    return metrics, budget
+
+
+def test_refill_asks_other_problems_until_a_step_is_full(bench: Callable[..., Bench]) -> None:
+    everything = bench()
+    one_step(everything, PolicyRef(COMPOSITION, ("published", 0), 0), {})
+    [(_, first, _)] = everything.pool.generated
+    pool = make_phase("hard", SETTINGS.phase["hard"], SETTINGS.seed, make_domain, "phase.hard").pool
+    made = bench(solvable({first[1], *(id for id in pool if id not in first)}))  # one of the first three, all others
+    metrics, budget = refilled(made)
+    asked = [(sampling.stream, ids) for _, ids, sampling in made.pool.generated]
+    assert asked[0] == ("train/2/7", first)
+    assert [(stream, len(ids)) for stream, ids in asked[1:]] == [("train/2/7/refill-1", 2)]
+    assert not set(asked[1][1]) & set(first)
+    assert metrics["rollout/refill_factor"] == 5 / 3 and metrics["rollout/silent_share"] == 2 / 5
+    assert budget["completions"] == 20  # everything that was sampled counts
+    [batch] = made.learner.batches
+    assert [row.weight for row in batch.rows] == pytest.approx([1 / 36] * 12)
+
+
+def test_refill_ends_when_every_problem_was_asked(bench: Callable[..., Bench]) -> None:
+    made = bench(solvable(set()))
+    metrics, budget = refilled(made)
+    asked = [id for _, ids, _ in made.pool.generated for id in ids]
+    assert len(made.pool.generated) == 3 and len(set(asked)) == len(asked) == 9
+    assert budget["completions"] == 36
+    assert "rollout/refill_factor" not in metrics and made.learner.batches[0].rows == ()
+
+
+def test_refill_ends_after_its_rounds(bench: Callable[..., Bench]) -> None:
+    made = bench(solvable(set()))
+    refilled(made, refill_rounds=2)
+    assert [sampling.stream for _, _, sampling in made.pool.generated] == ["train/2/7", "train/2/7/refill-1"]
+
+
+def test_step_that_is_full_at_once_is_not_refilled(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    metrics, _ = refilled(made)
+    assert len(made.pool.generated) == 1 and metrics["rollout/refill_factor"] == 1.0
+
+
 @pytest.mark.parametrize("pool", [3, 4, 9])
 def test_every_step_learns_from_as_many_different_problems_as_it_asks(bench: Callable[..., Bench], pool: int) -> None:
     made = bench()

@@ -16,11 +16,13 @@ from ductile.config import (
     HeuristicsSettings,
     MixtureSettings,
     ModelSettings,
+    ObjectiveSettings,
     PhaseSettings,
     ProbeSettings,
     RunSettings,
     SelfConditioningSettings,
     SkillSettings,
+    VariantSettings,
 )
 from ductile.domains import jsonl, make_domain
 from ductile.plan import check, make_phase, make_plan, require_problems
@@ -311,3 +313,34 @@ def test_turns_and_levels_that_these_probes_cannot_ask_are_named() -> None:
     assert line == "probe.heuristics.levels: the list is empty; name at least one level"
     (line,) = lines_of_probes(heuristics=replace(pairs, domain={"name": "heuristics"}))
     assert line.startswith("probe.heuristics.domain.name: unknown domain 'heuristics'")
+
+
+def test_more_successes_than_a_group_has_are_refused() -> None:
+    objective = ObjectiveSettings(min_successes=9)
+    (line,) = check(replace(SETTINGS, objective=objective))
+    assert line.startswith("objective.min_successes: 9: a group has 8 completions")
+    assert check(replace(SETTINGS, objective=replace(objective, min_successes=8))) == []
+
+
+def test_refill_needs_problems_that_a_step_has_not_asked() -> None:
+    settings = replace(SETTINGS, objective=ObjectiveSettings(dynamic_sampling="refill"))
+    assert check(settings) == []
+    whole = replace(settings, phase={"first": replace(PHASE, pool=16)})
+    (line,) = check(whole)
+    assert line.startswith("phase.first.pool: 16 problems are asked in every step") and "more than 16" in line
+    assert check(replace(whole, objective=ObjectiveSettings())) == []
+
+
+def test_expert_iteration_refuses_what_only_a_policy_gradient_reads() -> None:
+    settings = replace(SETTINGS, variant=VariantSettings("expert_iteration"))
+    (line,) = check(settings)
+    assert line.startswith("objective.advantage: std: expert_iteration") and "allowed: psr" in line
+    objective = ObjectiveSettings(advantage="psr", length_norm="completion")
+    assert check(replace(settings, objective=objective)) == []
+    objective = replace(objective, entropy=0.1, clip_high=0.28, dynamic_sampling="refill")
+    lines = check(replace(settings, objective=objective))
+    assert {line.partition(":")[0] for line in lines} == {
+        "objective.entropy",
+        "objective.clip_high",
+        "objective.dynamic_sampling",
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import torch
 
 from ductile.config import ArchitectureSettings, RunSettings
 from ductile.identity import identify
+from ductile.judge import LocalJudge
 from ductile.learner import make_learner
 from ductile.local import local_ports
 from ductile.loop import Ports, WrongCheckpoint, run
 from ductile.metrics import check_declared
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.problem import Group, JudgedGroup, Verdict
 from ductile.sampling.worker import LocalPool
 from ductile.settings import as_plain, build
 from ductile.variants import make_variant
@@ -129,6 +131,36 @@ def test_interrupted_anywhere_and_resumed_is_the_uninterrupted_run(whole, model,
         assert torch.equal(ports.learner.weights()[name], tensor), name
 
 
+HELD = {
+    "prior_data": {"name": "low_drift", "kl": 0.5, "anchor": "prior_data"},
+    "average, reward, weights": {
+        "name": "low_drift", "kl": 0.5, "kl_estimator": "k1", "kl_place": "reward", "anchor": "ema", "ema_decay": 0.8,
+        "kl_target": 0.01, "kl_horizon": 20, "l2_init": 20.0, "ewc": 20.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hold", HELD)
+def test_what_holds_the_policy_is_taken_up_where_the_run_was_interrupted(hold, model, tmp_path) -> None:
+    changed = {"variant": HELD[hold], "objective": {"entropy": 0.1, "advantage": "no_std"}}
+    wanted = settings(**changed, data={"prior": TWO_PHASES["probe"]["prior"]}, switch={"problems": 3})
+    tracker = MemoryTracker()
+    expected, uninterrupted = start(wanted, model, tmp_path / "whole", tracker)
+    for stop_at in (2, 5, 6):  # in the first phase, after the second has begun, and in it
+        first, second = MemoryTracker(stop_at), MemoryTracker()
+        with pytest.raises(Interrupted):
+            start(wanted, model, tmp_path / str(stop_at), first)
+        boundaries, ports = start(wanted, model, tmp_path / str(stop_at), second)
+        assert without_times(boundaries) == without_times(expected)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in uninterrupted.learner.weights().items():
+            assert torch.equal(ports.learner.weights()[name], tensor), name
+    held = [value for (step, name), value in tracker.logged.items() if name == "learner/kl_anchor" and step == 5]
+    assert held and held[0] != 0
+    if hold == "prior_data":  # 6 completions a step; 6 answers to the base's skill, then 3 of each of two
+        assert tracker.logged[3, "budget/completions"] == 24 and tracker.logged[5, "budget/completions"] == 42
+
+
 def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(model, tmp_path) -> None:
     tracker = MemoryTracker(stop_at=5)  # the boundary is saved, the second phase has logged nothing
     with pytest.raises(Interrupted):
@@ -164,6 +196,41 @@ def test_lost_call_of_the_pool_is_made_up_from_the_last_checkpoint(variant, lost
     boundaries, ports = start(wanted, model, tmp_path / "cut", MemoryTracker())
     assert without_times(boundaries) == without_times(expected)
     for name, tensor in whole_ports.learner.weights().items():
+        assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+def rare(judge: LocalJudge, groups: Sequence[Group]) -> list[JudgedGroup]:
+    """Verdicts that an untrained model gets some of: right where the tokens add up to a multiple of five."""
+    return [
+        JudgedGroup(group, tuple(Verdict(float(c.tokens.sum() % 5 == 0), "direct") for c in group.completions))
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"objective": {"dynamic_sampling": "refill", "refill_rounds": 3, "clip_high": 0.28}},
+        {"variant": {"name": "expert_iteration", "restart": True}, "objective": {"advantage": "psr"}},
+    ],
+)
+@pytest.mark.parametrize("stop_at", [2, 5])
+def test_refilled_and_imitating_runs_resume_exactly(changed, stop_at, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(LocalJudge, "judge", rare)
+    quick = {"probes": ["retention", "gradients"], "prior": TWO_PHASES["probe"]["prior"], "problems": 3}
+    wanted = settings(probe=quick, **changed)
+    whole = MemoryTracker()
+    expected, straight = start(wanted, model, tmp_path / "whole", whole)
+    first, second = MemoryTracker(stop_at), MemoryTracker()
+    with pytest.raises(Interrupted):
+        start(wanted, model, tmp_path / "cut", first)
+    boundaries, ports = start(wanted, model, tmp_path / "cut", second)
+    assert without_times(boundaries) == without_times(expected)
+    assert first.logged | second.logged == whole.logged
+    assert any(name == "gradient/norm" for row in boundaries for name in row["metrics"])
+    if "variant" not in changed:
+        assert any(value > 1 for (_, name), value in whole.logged.items() if name == "rollout/refill_factor")
+    for name, tensor in straight.learner.weights().items():
         assert torch.equal(ports.learner.weights()[name], tensor), name
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ductile.config
-from ductile.config import ArchitectureSettings, RunSettings, VariantSettings
+from ductile.config import ArchitectureSettings, ObjectiveSettings, RunSettings, VariantSettings
 from ductile.domains import make_domain
 from ductile.judge import LocalJudge
 from ductile.learner import make_learner
@@ -60,7 +60,7 @@ def test_answer_that_takes_too_long_to_judge_is_not_a_wrong_answer(tmp_path) -> 
     thread.start()
     thread.join()
     assert [verdict.reward for verdict in found[0].verdicts] == [None, 0.0, None, 0.0]
-    metrics = group_statistics(found, "std")
+    metrics = group_statistics(found, ObjectiveSettings(advantage="std"))
     assert (metrics["rollout/unjudged_share"], metrics["rollout/format/other"]) == (0.5, 1.0)
     held = make_variant(VariantSettings("low_drift", kl=0.1, kl_estimator="k3", anchor="base"))
     kept = held.batch(found, settings).rows  # the KL acts on all rows: those that were judged, and no others
@@ -78,7 +78,7 @@ def judged(*rewards: float | None) -> JudgedGroup:
 
 
 def test_what_could_not_be_judged_is_in_no_mean_and_no_gradient() -> None:
-    metrics = group_statistics([judged(1.0, 0.0, None, None)], "no_std")
+    metrics = group_statistics([judged(1.0, 0.0, None, None)], ObjectiveSettings(advantage="no_std"))
     assert metrics["rollout/pass_rate"] == 0.5 and metrics["rollout/unjudged_share"] == 0.5
     settings = RunSettings()
     rows = make_variant(settings.variant).batch([judged(1.0, 0.0, None, None)], settings).rows
@@ -87,7 +87,7 @@ def test_what_could_not_be_judged_is_in_no_mean_and_no_gradient() -> None:
 
 
 def test_step_in_which_nothing_could_be_judged_is_not_a_step_of_failures() -> None:
-    metrics = group_statistics([judged(None, None)], "std")
+    metrics = group_statistics([judged(None, None)], ObjectiveSettings(advantage="std"))
     assert "rollout/pass_rate" not in metrics and metrics["rollout/unjudged_share"] == 1.0
     settings = RunSettings()
     assert make_variant(settings.variant).batch([judged(None, None)], settings).rows == ()

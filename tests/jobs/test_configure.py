@@ -12,6 +12,7 @@ from ductile.config import ArchitectureSettings, RunSettings
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.settings import SettingsError
+from ductile.variants import VARIANTS
 from jobs.configure import GROUPS, compare_settings, parse, presets, run_settings
 from jobs.usage import help_text
 
@@ -46,6 +47,36 @@ def test_lists_of_variants_and_plans_make_the_grid() -> None:
     _, cells = compare_settings(parse(arguments))
     expected = [("parameter_only", 5), ("parameter_only", 6), ("proxy", 5), ("proxy", 6)]
     assert [(cell.variant.name, cell.seed) for cell in cells] == expected
+
+
+def test_presets_of_one_variant_are_told_apart_by_their_names() -> None:
+    _, cells = compare_settings(parse(["plan=none", "variant=[parameter_only,rloo,dr_grpo]", "seeds=1"]))
+    found = [(c.variant.called, c.variant.name, c.objective.advantage, c.objective.length_norm) for c in cells]
+    assert found == [
+        ("parameter_only", "parameter_only", "std", "token"),
+        ("rloo", "parameter_only", "leave_one_out", "token"),
+        ("dr_grpo", "parameter_only", "no_std", "constant"),
+    ]
+    assert run("variant=rloo").variant.called == "parameter_only"
+
+
+def test_two_names_for_one_run_are_refused() -> None:
+    (line,) = mistakes("plan=none", "variant=[parameter_only,rloo]", "objective.advantage=no_std", compare=True)
+    assert line == "variant: rloo and parameter_only are the same run with these values; name one of them"
+
+
+def test_one_name_for_two_variants_is_refused() -> None:
+    (line,) = mistakes("plan=none", "variant=[parameter_only,rloo]", "variant.label=mine", compare=True)
+    assert line.startswith("variant.label: 'mine' for all variants")
+    _, (cell,) = compare_settings(parse(["plan=none", "variant=rloo", "variant.label=mine", "seeds=1"]))
+    assert cell.variant.called == "mine"
+
+
+def test_mistakes_of_a_preset_that_sets_more_than_the_variant_are_told_as_before() -> None:
+    lines = mistakes("variant=[parameter_only,rloo]", "variant.kl=3", "objective.advantige=std", compare=True)
+    assert [line.split(":")[0] for line in lines] == ["variant.kl", "objective.advantige"]
+    (line,) = mistakes("variant=rloo", "objective.std_floor=0.5")
+    assert line.startswith("objective.std_floor: 0.5 is set, but advantage leave_one_out")
 
 
 def test_value_that_only_some_runs_have_is_set_in_those() -> None:
@@ -217,7 +248,7 @@ def test_proxy_of_a_folder_needs_a_small_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", [plan for plan in presets("plan") if plan != "gsm8k"])
-@pytest.mark.parametrize("variant", presets("variant"))
+@pytest.mark.parametrize("variant", [preset for preset in presets("variant") if preset in VARIANTS])
 def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
     rotates = plan in (
         "sequence",
@@ -226,6 +257,13 @@ def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
     for experiment in [name for name in presets("experiment") if not (rotates and name == "too_hard")]:
         settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
         assert (settings.plan, settings.variant.name) == (plan, variant)
+
+
+@pytest.mark.parametrize("variant", [preset for preset in presets("variant") if preset not in VARIANTS])
+def test_preset_of_an_objective_passes_the_checks_and_says_how_it_differs(variant: str) -> None:
+    settings = run("experiment=too_hard", "plan=guessable", f"variant={variant}")
+    assert settings.variant == run("plan=guessable").variant
+    assert settings.objective != run("experiment=too_hard", "plan=guessable").objective
 
 
 def test_data_of_gsm8k_is_found_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,15 @@ class Course:
         """`rollout.groups` different problems for a step of the phase."""
         ids = self._difficulty.select(self._settings.rollout.groups, step, seed)
         return [phase.pool[id] for id in ids]
+
+    def more(self, phase: Phase, step: int, seed: int, asked: Collection[str], count: int) -> list[Problem]:
+        """Up to `count` problems for the same step that are not among the ids `asked`; fewer when the pool has no more.
+
+        They follow those that `ask` gave: the difficulty service's rule goes on down its list.
+        """
+        wanted = min(len(asked) + count, len(phase.pool))
+        others = [id for id in self._difficulty.select(wanted, step, seed) if id not in asked]
+        return [phase.pool[id] for id in others[:count]]
 
     def observe(self, judged: Sequence[JudgedGroup], step: int) -> dict[str, float]:
         """What came of the step's problems; returns metrics."""

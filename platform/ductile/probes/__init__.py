@@ -9,6 +9,7 @@ from typing import Any
 
 from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
+from ductile.probes.channels import ChannelsProbe
 from ductile.probes.cost import Meter, MeteredPool
 from ductile.probes.diversity import DiversityProbe
 from ductile.probes.drift import DriftProbe
@@ -36,6 +37,7 @@ PROBES: dict[str, Probe] = {
         GradientsProbe(),
         SelfConditioningProbe(),
         HeuristicsProbe(),
+        ChannelsProbe(),
         BranchProbe(),
     )
 }
@@ -58,8 +60,8 @@ def run_probes(
 
     begin: called with a probe's name before it runs.
     """
-    pool = MeteredPool(context.pool)
-    context, meter = replace(context, pool=pool), Meter(pool)
+    pool, bare = MeteredPool(context.pool), MeteredPool(context.bare)
+    context, meter = replace(context, pool=pool, bare_pool=bare), Meter(pool, bare)
     metrics: dict[str, float] = {}
     tables: dict[str, list[dict[str, Any]]] = {
         "probes": [{"name": name, "version": PROBES[name].version} for name in names]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ductile.config import PhaseSettings, ProbeSettings, RolloutSettings
+from ductile.contexts.context import SEED, Context
 from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Split
 
@@ -42,6 +43,15 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """A cell of a comparison of channels: who answers, in which context and with which soft prefix."""
+
+    policy: PolicyRef
+    context: Context = SEED
+    prefix: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ProbeContext:
     """What a probe may use.
 
@@ -52,6 +62,8 @@ class ProbeContext:
     start:        the policy at the start of that phase; None at boundary 0.
     batch:        what the learner would learn from judged groups (`variants.base.Variant.batch`): an `rl.batch.Batch`.
     objective:    what it would minimise: an `rl.objective.Objective`.
+    channels:     phase -> base_seed, base_evolved, trained_seed, trained_evolved -> its cell, where it can be measured;
+                  of the phases whose domain has a fast channel (`ductile.channels`).
     history:      the results of the boundaries before this one.
     run_branch:   trains throw-away copies of the learner and of the base (`branch.Branches.measured`); returns
                   `probes.branch.Arms`, or None when they go on beside the run. Itself None inside a phase.
@@ -73,8 +85,15 @@ class ProbeContext:
     start: PolicyRef | None = None
     batch: Callable[[Sequence[JudgedGroup]], Any] | None = None
     objective: Any = None
+    channels: Mapping[str, Mapping[str, Arm]] = field(default_factory=dict)
+    bare_pool: RolloutPool | None = None
     _groups: dict[tuple[str, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
     _judged: dict[tuple[Sampling, str], JudgedGroup] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def bare(self) -> RolloutPool:
+        """The pool in which every policy answers what it is asked, and nothing of the deployed whole is added."""
+        return self.bare_pool or self.pool
 
     def sampling(self, top_p: float, stream: str = STREAM) -> Sampling:
         """How evaluations sample: as the rollouts do, but for their own number of completions and stream."""

@@ -60,15 +60,21 @@ def counted(measure: Callable[[Any], T], loaded: Any) -> tuple[T, int]:
 class Meter:
     """The cost of each probe, as metrics `cost/<probe>/...`."""
 
-    def __init__(self, pool: MeteredPool) -> None:
-        self._pool = pool
+    def __init__(self, *pools: MeteredPool) -> None:
+        self._pools = pools
         self.metrics: dict[str, float] = {}
 
     def run(self, name: str, measure: Callable[[], T]) -> T:
         """Call `measure` and keep what it cost under the probe's name."""
-        started, generated, forward = time.monotonic(), self._pool.generated, self._pool.forward
+        started, generated, forward = time.monotonic(), self._generated(), self._forward()
         result = measure()
         self.metrics[f"cost/{name}/seconds"] = time.monotonic() - started
-        self.metrics[f"cost/{name}/generated_tokens"] = float(self._pool.generated - generated)
-        self.metrics[f"cost/{name}/forward_tokens"] = float(self._pool.forward - forward)
+        self.metrics[f"cost/{name}/generated_tokens"] = float(self._generated() - generated)
+        self.metrics[f"cost/{name}/forward_tokens"] = float(self._forward() - forward)
         return result
+
+    def _generated(self) -> int:
+        return sum(pool.generated for pool in self._pools)
+
+    def _forward(self) -> int:
+        return sum(pool.forward for pool in self._pools)

@@ -87,17 +87,18 @@ def micro_batches(
     """
     order = sorted(range(len(batch.rows)), key=lambda i: (batch.rows[i].tokens, i))
     shares = [[batch.rows[i] for i in order[r::world]] for r in range(world)]
-    parts = [_cut(share, max_tokens) for share in shares]
+    parts = [cut(share, max_tokens) for share in shares]
     steps = max((len(part) for part in parts), default=0)
-    mine = [_tensors(rows, device) for rows in parts[rank]]
+    mine = [tensors(rows, device) for rows in parts[rank]]
     filler = next((part[0] for part in parts if part), None)
     while len(mine) < steps and filler:
-        empty = _tensors(filler[:1], device)
+        empty = tensors(filler[:1], device)
         mine.append(MicroBatch(empty.padded, empty.behaviour_logps, empty.advantages * 0, empty.weights * 0))
     return mine
 
 
-def _cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+def cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+    """Rows in ascending length as parts of at most `max_tokens` tokens, padding included, or of a single row."""
     parts: list[list[Row]] = []
     for row in rows:  # ascending, so the newest row is the widest
         if parts and row.tokens * (len(parts[-1]) + 1) <= max_tokens:
@@ -107,7 +108,8 @@ def _cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     return parts
 
 
-def _tensors(rows: Sequence[Row], device: torch.device | str) -> MicroBatch:
+def tensors(rows: Sequence[Row], device: torch.device | str) -> MicroBatch:
+    """Rows as one micro-batch."""
     padded = pad_rows([(row.prompt, row.completion) for row in rows], device)
     logps = np.zeros(padded.completion.shape, np.float32)
     for position, row in enumerate(rows):

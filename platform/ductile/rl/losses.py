@@ -5,20 +5,91 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MAX_LOG_RATIO = 20.0
+"""Bound on the log-ratio inside an exponential, as in verl: one very unlikely token must not overflow a step."""
 
-def clipped_policy_loss(
-    logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, clip_low: float, clip_high: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """PPO's clipped surrogate with its sign turned, to be minimised (arXiv 1707.06347 eq. 7).
+Losses = tuple[Tensor, Tensor, Tensor]
+"""Loss, importance ratio, and whether the clip acted on it; each [row, token]."""
+
+
+def policy_loss(
+    logps: Tensor,
+    behaviour_logps: Tensor,
+    advantages: Tensor,
+    inside: Tensor,
+    kind: str,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Losses:
+    """The loss of each token, to be minimised. With every ratio 1 all kinds have the same gradient: - A grad log p.
+
+    logps, behaviour_logps: [row, token] float32, nats; advantages: [row, token] or [row, 1]; inside: [row, token] bool,
+    the completion's tokens. kind: clip, cispo or gspo; dual_clip: of clip alone. The ratio is 1 where the behaviour
+    policy is the policy itself: on one pass over a batch (learner.epochs 1) no clip ever acts.
+    """
+    if kind == "clip":
+        return clipped_loss(logps, behaviour_logps, advantages, clip_low, clip_high, dual_clip)
+    if kind == "cispo":
+        return cispo_loss(logps, behaviour_logps, advantages, clip_low, clip_high)
+    if kind == "gspo":
+        return gspo_loss(logps, behaviour_logps, advantages, inside, clip_low, clip_high)
+    raise ValueError(f"loss: unknown kind {kind!r}")
+
+
+def clipped_loss(
+    logps: Tensor,
+    behaviour_logps: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Losses:
+    """PPO's clipped surrogate with its sign turned (arXiv 1707.06347 eq. 7).
 
         ratio = exp(logps - behaviour_logps)
-        loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
+        loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A),   and where A < 0 at most -dual_clip * A
 
-    logps, behaviour_logps: [row, token] float32, nats; advantages: [row, token] or [row, 1]. `clip_high` above
-    `clip_low` is DAPO's clip-higher (arXiv 2503.14476). Returns loss, ratio and whether the clip took the gradient
-    away, each [row, token].
+    `clip_high` above `clip_low` is DAPO's clip-higher (arXiv 2503.14476); dual clip: arXiv 1912.09729 eq. 5. Where a
+    clip acts there is no gradient.
     """
     ratio = torch.exp(logps - behaviour_logps)
+    free = ratio * advantages
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    loss, acted = -torch.minimum(free, clipped), clipped < free
+    if dual_clip is not None:
+        bound = torch.where(advantages < 0, -dual_clip * advantages, torch.inf).expand_as(loss)
+        acted = acted | (bound < loss)
+        loss = torch.minimum(loss, bound)
+    return loss, ratio, acted
+
+
+def cispo_loss(logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Losses:
+    """CISPO (arXiv 2506.13585 eq. 4, as in verl): the weight is clipped, and every token keeps its gradient.
+
+        loss = -stop_gradient(clip(ratio, 1 - clip_low, 1 + clip_high)) * A * logps
+
+    `clip_low` 1 is the paper's form, without a lower clip.
+    """
+    ratio = torch.exp((logps - behaviour_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).detach()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -weight * advantages * logps, ratio, weight != ratio
+
+
+def gspo_loss(
+    logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, inside: Tensor, clip_low: float, clip_high: float
+) -> Losses:
+    """GSPO (arXiv 2507.18071 eq. 5 and 7; the token form of eq. 13 to 14, as in verl): one ratio for a completion.
+
+        s     = exp(mean over the completion's tokens of logps - behaviour_logps)
+        ratio = stop_gradient(s) * p / stop_gradient(p)
+        loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
+
+    The paper averages over each completion's tokens first (length_norm: completion) and clips at 3e-4 and 4e-4.
+    """
+    lengths = inside.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = torch.where(inside, logps - behaviour_logps, 0.0).sum(dim=-1, keepdim=True) / lengths
+    ratio = torch.exp(mean.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) + logps - logps.detach())
     free = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     return -torch.minimum(free, clipped), ratio, clipped < free

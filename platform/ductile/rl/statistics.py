@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ductile.config import ObjectiveSettings
 from ductile.metrics import segment
-from ductile.problem import SHORTCUTS, SUCCESS, JudgedGroup
-from ductile.rl.advantages import group_advantages
+from ductile.problem import SHORTCUTS, SUCCESS, JudgedGroup, by_problem, pooled_lengths, pooled_rewards
+from ductile.rl.advantages import left_out, silent, step_advantages
 
 
-def group_statistics(judged: Sequence[JudgedGroup], advantage: str) -> dict[str, float]:
+def group_statistics(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) -> dict[str, float]:
     """Metrics by name. Completions that could not be judged count in lengths and tokens only.
 
-    advantage: the kind of advantage, for `rollout/advantage_mass/k_<k>`. Groups with no judged completion are in no
-    share of groups; a step in which nothing could be judged has neither pass rate nor shares.
+    objective: makes the advantages for `rollout/advantage_mass/k_<k>`. A group is all completions of a problem. Groups
+    with no judged completion are in no share of groups; a step in which nothing could be judged has neither pass rate
+    nor shares.
     """
     completions = [completion for group in judged for completion in group.group.completions]
     verdicts = [verdict for group in judged for verdict in group.verdicts]
@@ -38,14 +40,24 @@ def group_statistics(judged: Sequence[JudgedGroup], advantage: str) -> dict[str,
         metrics[f"rollout/shortcut/{kind}"] = float(np.mean([verdict.shortcut_kind == kind for verdict in known]))
     for name, count in Counter(segment(verdict.format) for verdict in known).items():
         metrics[f"rollout/format/{name}"] = count / len(known)
-    return metrics | _by_successes(judged, advantage)
+    return metrics | _by_successes(judged, objective)
 
 
-def _by_successes(judged: Sequence[JudgedGroup], advantage: str) -> dict[str, float]:
-    groups = [rewards for group in judged if not np.isnan(rewards := group.rewards).all()]
+def learned_groups(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) -> int:
+    """How many groups dynamic sampling keeps, a group being all completions of a problem."""
+    pools = by_problem(judged)
+    groups, lengths = [pooled_rewards(pool) for pool in pools], [pooled_lengths(pool) for pool in pools]
+    return left_out(groups, lengths, objective).count(False)
+
+
+def _by_successes(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) -> dict[str, float]:
+    pools = [pool for pool in by_problem(judged) if not np.isnan(pooled_rewards(pool)).all()]
+    groups, lengths = [pooled_rewards(pool) for pool in pools], [pooled_lengths(pool) for pool in pools]
     successes = [int((rewards > SUCCESS).sum()) for rewards in groups]
-    mass = [float(np.nansum(np.abs(group_advantages(rewards, advantage)))) for rewards in groups]
-    metrics = {"rollout/silent_share": float(np.mean([value == 0 for value in mass]))}
+    mass = [float(np.nansum(np.abs(advantages))) for advantages in step_advantages(groups, lengths, objective)]
+    metrics = {"rollout/silent_share": float(np.mean(silent(groups, lengths, objective)))}
+    if objective.dynamic_sampling != "off" and (learned := learned_groups(judged, objective)):
+        metrics["rollout/refill_factor"] = len(by_problem(judged)) / learned
     for k, count in Counter(successes).items():
         metrics[f"rollout/successes/k_{k}"] = count / len(groups)
     total = sum(mass)

@@ -14,9 +14,11 @@ from ductile.rl.objective import token_logps
 
 @dataclass(frozen=True)
 class Supervised:
-    """What a learner minimises on worked solutions. Nothing holds the policy: there is no anchor."""
+    """What a learner minimises on solutions to imitate. Nothing holds the policy: there is no anchor."""
 
-    anchor = None
+    anchor = kl_target = None
+    kl = l2_init = ewc = 0.0
+    kl_in_loss = False
 
 
 def likelihood_loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

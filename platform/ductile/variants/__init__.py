@@ -7,17 +7,30 @@ from dataclasses import MISSING, fields
 
 from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
-from ductile.variants.base import Variant
+from ductile.variants.base import Checked, Variant
+from ductile.variants.expert_iteration import ExpertIteration
 from ductile.variants.fast_lora import FastLora
 from ductile.variants.fast_prefix import FastPrefix
+from ductile.variants.fast_slow import FastSlow
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
 
-VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[FastPrefix] | type[FastLora]] = {
+VARIANTS: dict[
+    str,
+    type[ParameterOnly]
+    | type[LowDrift]
+    | type[Proxy]
+    | type[ExpertIteration]
+    | type[FastSlow]
+    | type[FastPrefix]
+    | type[FastLora],
+] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
+    "expert_iteration": ExpertIteration,
+    "fast_slow": FastSlow,
     "fast_prefix": FastPrefix,
     "fast_lora": FastLora,
 }
@@ -26,8 +39,8 @@ VARIANTS: dict[str, type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[Fa
 def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     """The variant that the settings name.
 
-    Raises `SettingsError` for an unknown name, an option that the variant needs and that is not set, and one that is
-    set and would never be read.
+    Raises `SettingsError` for an unknown name, an option that the variant needs and that is not set, one that is set
+    and would never be read, and whatever the variant's own `check` finds.
     """
     if settings.name not in VARIANTS:
         raise SettingsError([one_of(f"{path}.name", settings.name, VARIANTS, "variant")])
@@ -46,7 +59,10 @@ def make_variant(settings: VariantSettings, path: str = "variant") -> Variant:
     ]
     if problems:
         raise SettingsError(problems)
-    return kind(**{name: given[name] for name in used if given[name] is not None})
+    variant = kind(**{name: given[name] for name in used if given[name] is not None})
+    if isinstance(variant, Checked) and (problems := [f"{path}.{line}" for line in variant.check()]):
+        raise SettingsError(problems)
+    return variant
 
 
 def _users(option: str) -> list[str]:

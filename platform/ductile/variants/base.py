@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition
-from ductile.problem import SUCCESS, JudgedGroup
-from ductile.rl.advantages import group_advantages
+from ductile.problem import SUCCESS, Completion, JudgedGroup, by_problem, pooled_lengths, pooled_rewards
+from ductile.rl.advantages import left_out, step_advantages
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.objective import Objective
+from ductile.rl.supervised import Supervised
 
 if TYPE_CHECKING:  # `step` imports this module
     from ductile.plan import Phase
@@ -38,7 +39,7 @@ class Variant(Protocol):
     def composition(self, base: Path, expert: Path) -> Composition:
         """The policy, of models that start from these folders."""
 
-    def objective(self, settings: ObjectiveSettings) -> Objective:
+    def objective(self, settings: ObjectiveSettings) -> Objective | Supervised:
         """What the learner minimises."""
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
@@ -55,26 +56,46 @@ class NothingAtSwitch:
         """Nothing."""
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """A variant whose options can contradict each other."""
+
+    def check(self) -> Iterator[str]:
+        """A line for each mistake, beginning with the option's name."""
+
+
+def policy_gradient(settings: ObjectiveSettings) -> Objective:
+    """The policy loss and the entropy bonus that the settings name, with no KL."""
+    return Objective(
+        settings.clip_low, settings.clip_high, 0.0, "k3", None, settings.entropy, settings.loss, settings.dual_clip
+    )
+
+
 def policy_gradient_batch(
     judged: Sequence[JudgedGroup], settings: RunSettings, objective: Objective, penalties: Penalties = None
 ) -> Batch:
     """A row for each judged completion that has a gradient.
 
-    The average over tokens counts every judged completion. Those whose advantage is 0 are then left out, unless the
-    objective has a term that acts on them too: they would add nothing but time.
+    All completions of a problem share one baseline; each keeps the prompt of its own group. The average over tokens
+    counts every judged completion, but for those of silent groups that `objective.dynamic_sampling` leaves out: no term
+    of the loss acts on them. Rows whose advantage is 0 are then left out, unless the objective has a term that acts on
+    them too: they would add nothing but time. penalties are taken off the rewards before the advantages; how many
+    succeeded is said by the rewards as they were.
     """
+    pools = by_problem(judged)
+    rewards, lengths = [pooled_rewards(pool) for pool in pools], [pooled_lengths(pool) for pool in pools]
+    taken = None if penalties is None else _pooled(penalties, judged, pools)
+    advantages = step_advantages(rewards, lengths, settings.objective, taken)
+    out = left_out(rewards, lengths, settings.objective)
     known = [
-        (group.group.prompt_tokens, completion, float(advantage), int((group.rewards > SUCCESS).sum()))
-        for group in judged
-        for completion, advantage in zip(
-            group.group.completions,
-            group_advantages(group.rewards, settings.objective.advantage),
-            strict=True,
-        )
+        (prompt, completion, float(advantage), int((group > SUCCESS).sum()))
+        for pool, group, values, skipped in zip(pools, rewards, advantages, out, strict=True)
+        if not skipped
+        for (prompt, completion), advantage in zip(_completions(pool), values, strict=True)
         if not np.isnan(advantage)
     ]
-    lengths = torch.tensor([len(completion.tokens) for _, completion, _, _ in known], dtype=torch.int64)
-    weights = token_weights(lengths, settings.objective.length_norm, settings.rollout.max_tokens).tolist()
+    counts = torch.tensor([len(completion.tokens) for _, completion, _, _ in known], dtype=torch.int64)
+    weights = token_weights(counts, settings.objective.length_norm, settings.rollout.max_tokens).tolist()
     return Batch(
         tuple(
             Row(prompt, completion.tokens, completion.logps, advantage, weight, successes)
@@ -82,3 +103,16 @@ def policy_gradient_batch(
             if advantage or objective.acts_without_advantage
         )
     )
+
+
+def _completions(pool: Sequence[JudgedGroup]) -> list[tuple[NDArray[np.int32], Completion]]:
+    """(prompt tokens, completion) of all completions of one problem."""
+    return [(group.group.prompt_tokens, completion) for group in pool for completion in group.group.completions]
+
+
+def _pooled(
+    penalties: Sequence[NDArray[np.float64]], judged: Sequence[JudgedGroup], pools: Sequence[Sequence[JudgedGroup]]
+) -> list[NDArray[np.float64]]:
+    """The penalties of the groups, in pools as the groups are."""
+    of_group = {id(group): penalty for group, penalty in zip(judged, penalties, strict=True)}
+    return [np.concatenate([of_group[id(group)] for group in pool]) for pool in pools]

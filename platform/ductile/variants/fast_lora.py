@@ -15,7 +15,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FastLora(NothingAtSwitch):
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
         """The policy loss."""
-        return Objective(settings.clip_low, settings.clip_high, 0.0, "k3", None, settings.entropy)
+        return policy_gradient(settings)
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of the groups that have a gradient."""

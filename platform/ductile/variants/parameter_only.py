@@ -11,7 +11,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class ParameterOnly(NothingAtSwitch):
         return Composition((Member("policy", str(base), 1.0),), "policy")
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The clipped policy loss."""
-        return Objective(settings.clip_low, settings.clip_high, 0.0, "k3", None, settings.entropy)
+        """The policy loss."""
+        return policy_gradient(settings)
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of the groups that have a gradient."""

@@ -18,7 +18,7 @@ from ductile.ports import Composition, Member
 from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient_batch
+from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Proxy(NothingAtSwitch):
         )
 
     def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The clipped policy loss."""
-        return Objective(settings.clip_low, settings.clip_high, 0.0, "k3", None, settings.entropy)
+        """The policy loss."""
+        return policy_gradient(settings)
 
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of the groups that have a gradient."""

@@ -35,7 +35,9 @@ TIMEOUT_S = 240
 
 
 def learner_of(part: str, engine: str, base: Path) -> PolicyLearner:
-    learner: dict[str, Any] = {"engine": "torch"} if engine == "torch" else {"engine": "deepspeed", "zero": int(engine[-1])}
+    learner: dict[str, Any] = (
+        {"engine": "torch"} if engine == "torch" else {"engine": "deepspeed", "zero": int(engine[-1])}
+    )
     learner |= {"lr": 1e-2, "micro_tokens": 24}
     if part == "lora":
         learner["lora"] = {"rank": 2, "switch": "merge"}
@@ -92,7 +94,9 @@ def distance(one: PolicyLearner, other: PolicyLearner) -> float:
 
 def answers(base: Path, target: Path, engines: tuple[str, ...], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    found = {part: {engine: run(part, engine, base, folder / f"{part}-{engine}") for engine in engines} for part in PARTS}
+    found = {
+        part: {engine: run(part, engine, base, folder / f"{part}-{engine}") for engine in engines} for part in PARTS
+    }
     target.write_text(json.dumps(found))
 
 

@@ -21,24 +21,34 @@ from ductile.config import RunSettings
 from ductile.engines import deepspeed_engine  # noqa: F401  imported before the forks
 from ductile.learner import PolicyLearner, branch_learner, make_learner
 from ductile.ports import BranchRequest
+from ductile.problem import Completion, Group, JudgedGroup, Problem, Verdict
 from ductile.rl.batch import Batch, Row
 from ductile.settings import build
 from ductile.variants import make_variant
 
 KINDS = ("torch", "zero0", "zero3")
+HOLDS = {
+    "reward": {
+        "kl": 0.5, "kl_estimator": "k3", "kl_place": "reward", "anchor": "ema", "ema_decay": 0.8, "kl_target": 0.1,
+        "kl_horizon": 50.0, "l2_init": 2.0, "ewc": 0.1,
+    },
+    "prior_data": {"kl": 0.5, "anchor": "prior_data"},
+}  # fmt: skip
 BF16_KINDS = ("zero0", "zero2")
 TIMEOUT_S = 100
 BF16_LR = 2.0**-6
 """A weight of 1 that is moved by this much is a bfloat16 again."""
 
 
-def learner_of(kind: str, base: Path, lr: float = 1e-2, precision: str = "fp32") -> PolicyLearner:
+def learner_of(
+    kind: str, base: Path, lr: float = 1e-2, precision: str = "fp32", hold: dict[str, object] | None = None
+) -> PolicyLearner:
     """Close to the start of the phase, each row a micro-batch: of two ranks one has a row less and marches in step.
 
     kind: torch, or zero0 to zero3.
     """
     engine = {"engine": "torch"} if kind == "torch" else {"engine": "deepspeed", "zero": int(kind[-1])}
-    variant = {"name": "low_drift", "kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"}
+    variant = {"name": "low_drift"} | (hold or {"kl": 0.5, "kl_estimator": "k3", "anchor": "phase_start"})
     learner = engine | {"lr": lr, "precision": precision, "micro_tokens": 10}
     settings = build(RunSettings, {"variant": variant, "learner": learner})
     return make_learner(settings, make_variant(settings.variant), base, base)
@@ -53,6 +63,37 @@ def batch(seed: int) -> Batch:
         behaviour = random.normal(-4.5, 0.5, length).astype(np.float32)
         rows.append(Row(prompt, completion, behaviour, float(random.normal()), 0.03))
     return Batch(tuple(rows))
+
+
+def answered(seed: int) -> list[JudgedGroup]:
+    """Three groups of two: the first six rows of the batch, rewarded by turns."""
+    rows = batch(seed).rows
+    groups = []
+    for number in range(3):
+        completions = tuple(
+            Completion("p", i, row.completion, row.behaviour_logps, "", True, 0)
+            for i, row in enumerate(rows[2 * number : 2 * number + 2])
+        )
+        group = Group(Problem(f"p{number}", "none", 1, "", ""), rows[2 * number].prompt, completions)
+        groups.append(JudgedGroup(group, (Verdict(1.0, "direct"), Verdict(0.0, "direct"))))
+    return groups
+
+
+def held(hold: str, kind: str, base: Path) -> dict[str, object]:
+    """Two updates in a phase, its end and two in the next: penalties, metrics and weights."""
+    learner = learner_of(kind, base, hold=HOLDS[hold])
+    variant, metrics, penalties = make_variant(learner._settings.variant), [], []
+    for phase in (0, 1):
+        learner.start_phase("domain")
+        learner.remember([each.group for each in answered(10 + phase)])
+        for step in (0, 1):
+            judged = answered(20 + 2 * phase + step)
+            taken = learner.penalties(judged)
+            penalties += [] if taken is None else [value for part in taken for value in part.tolist()]
+            metrics.append(learner.update(variant.batch(judged, learner._settings, taken)))
+            del metrics[-1]["learner/seconds"]
+        learner.consolidate([each.group for each in answered(30 + phase)])
+    return {"metrics": metrics, "penalties": penalties, "weights": flat(learner)}
 
 
 def branch_of(learner: PolicyLearner, mode: str, optimizer: str, folder: Path) -> PolicyLearner:
@@ -102,6 +143,7 @@ def flat(learner: PolicyLearner) -> list[float]:
 def answers(base: Path, target: Path, store: str) -> None:
     answer = {
         "fp32": {kind: run(kind, base, target.parent / f"snapshots-{store}") for kind in KINDS},
+        "held": {hold: {kind: held(hold, kind, base) for kind in KINDS} for hold in HOLDS},
         "bf16": {kind: first_bf16_step(kind, base) for kind in BF16_KINDS},
     }
     target.write_text(json.dumps(answer))

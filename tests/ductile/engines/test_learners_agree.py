@@ -62,3 +62,19 @@ def test_first_step_in_bf16_moves_a_weight_by_the_learning_rate(
 ) -> None:
     """Adam's first step is the learning rate whatever the gradient; 1 / 64 leaves a bfloat16 a bfloat16."""
     assert answers[process]["bf16"][kind] == pytest.approx([1 / 64] * 16, rel=1e-3)
+
+
+@pytest.mark.parametrize("process", RANKS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hold", ["reward", "prior_data"])
+def test_what_holds_the_policy_is_the_same_on_every_engine_and_rank(
+    answers: dict[str, Any], hold: str, kind: str, process: str
+) -> None:
+    """KL in the reward to an average, with an adapted coefficient, L2 init and EWC; and KL on remembered answers."""
+    found, expected = answers[process]["held"][hold][kind], answers["alone"]["held"][hold]["torch"]
+    assert np.array(found["penalties"]) == pytest.approx(np.array(expected["penalties"]), rel=1e-4, abs=1e-5)
+    assert np.array(found["weights"]) == pytest.approx(np.array(expected["weights"]), abs=1e-5)
+    for step in range(4):
+        assert found["metrics"][step] == pytest.approx(expected["metrics"][step], rel=1e-4, abs=1e-5), step
+    assert expected["metrics"][3]["learner/kl_anchor"] > 1e-4
+    assert len(expected["penalties"]) == (24 if hold == "reward" else 0)

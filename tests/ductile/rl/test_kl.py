@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ductile.rl.kl import kl_estimate, token_entropy
+from ductile.rl.kl import adapted_coefficient, kl_estimate, token_entropy
 
-KINDS = ("k1", "k2", "k3")
+KINDS = ("k1", "k2", "k3", "k3+")
 
 
 def distributions(seed: int) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,12 @@ def gradient(value: Tensor, of: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("kind", "surer", "less_sure"),
-    [("k1", 0.5, -0.5), ("k2", 0.125, 0.125), ("k3", math.exp(-0.5) - 0.5, math.exp(0.5) - 1.5)],
+    [
+        ("k1", 0.5, -0.5),
+        ("k2", 0.125, 0.125),
+        ("k3", math.exp(-0.5) - 0.5, math.exp(0.5) - 1.5),
+        ("k3+", math.exp(-0.5) - 0.5, math.exp(0.5) - 1.5),
+    ],
 )
 def test_estimates_by_hand(kind: str, surer: float, less_sure: float) -> None:
     """The policy gives the first token e^0.5 times the reference's probability, and the second e^-0.5 times."""
@@ -54,9 +59,9 @@ def test_estimates_of_equal_policies_are_zero(kind: str) -> None:
     assert (kl_estimate(logps, logps.clone(), kind) == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["k1", "k3"])
+@pytest.mark.parametrize("kind", ["k1", "k3", "k3+"])
 @pytest.mark.parametrize("seed", range(5))
-def test_k1_and_k3_are_unbiased(kind: str, seed: int) -> None:
+def test_k1_and_both_k3_are_unbiased(kind: str, seed: int) -> None:
     policy, reference = distributions(seed)
     expected = exact_kl(policy, reference).item()
     assert expected_estimate(policy, reference, kind).item() == pytest.approx(expected, rel=1e-12)
@@ -69,13 +74,23 @@ def test_k2_is_biased() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["k2", "k3+"])
 @pytest.mark.parametrize("seed", range(5))
-def test_expected_gradient_of_k2_is_that_of_the_kl(seed: int) -> None:
+def test_expected_gradient_of_k2_and_k3_plus_is_that_of_the_kl(kind: str, seed: int) -> None:
     policy, reference = distributions(seed)
     policy.requires_grad_()
     expected = gradient(exact_kl(policy, reference), policy)
     assert expected.abs().max() > 0.01
-    torch.testing.assert_close(gradient(expected_estimate(policy, reference, "k2"), policy), expected)
+    torch.testing.assert_close(gradient(expected_estimate(policy, reference, kind), policy), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expected_gradient_of_k3_is_that_of_the_kl_the_other_way_round(seed: int) -> None:
+    policy, reference = distributions(seed)
+    policy.requires_grad_()
+    other_way = gradient(exact_kl(reference, policy), policy)
+    torch.testing.assert_close(gradient(expected_estimate(policy, reference, "k3"), policy), other_way)
+    assert (other_way - gradient(exact_kl(policy, reference), policy)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -86,9 +101,9 @@ def test_expected_gradient_of_k1_is_zero(seed: int) -> None:
     torch.testing.assert_close(found, torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["k2", "k3"])
+@pytest.mark.parametrize("kind", ["k2", "k3", "k3+"])
 @pytest.mark.parametrize("seed", range(5))
-def test_descent_on_k2_and_k3_moves_the_policy_to_the_reference(kind: str, seed: int) -> None:
+def test_descent_on_what_belongs_into_a_loss_moves_the_policy_to_the_reference(kind: str, seed: int) -> None:
     policy, reference = distributions(seed)
     start = exact_kl(policy, reference).item()
     last = start
@@ -116,6 +131,20 @@ def test_k3_of_a_token_that_the_policy_all_but_excludes_is_finite() -> None:
 def test_unknown_estimator_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="kl estimator: unknown kind 'k4'"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k4")
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (0.05, 0.4),  # at the target
+        (0.055, 0.4 * (1 + 0.1 * 128 / 1000)),  # a tenth above it
+        (0.5, 0.4 * (1 + 0.2 * 128 / 1000)),  # far above it: the error is cut at a fifth
+        (0.0, 0.4 * (1 - 0.2 * 128 / 1000)),
+        (-0.01, 0.4 * (1 - 0.2 * 128 / 1000)),  # k1 can be negative
+    ],
+)
+def test_coefficient_follows_the_kl_in_proportion(kl: float, expected: float) -> None:
+    assert adapted_coefficient(0.4, kl, 0.05, 128, 1000.0) == pytest.approx(expected, rel=1e-12)
 
 
 def test_entropy_by_hand() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ductile.rl.losses import clipped_policy_loss, token_weights
+from ductile.rl.losses import policy_loss, token_weights
 
 CASES = [
     # ratio, advantage, loss, gradient of the loss by log-probability, clipped
@@ -23,11 +24,21 @@ CASES = [
 ]
 
 
+Losses = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def clip(
+    logps: torch.Tensor, behaviour: torch.Tensor, advantages: torch.Tensor, low: float, high: float, dual: Any = None
+) -> Losses:
+    inside = torch.ones_like(logps, dtype=torch.bool)
+    return policy_loss(logps, behaviour, advantages, inside, "clip", low, high, dual)
+
+
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient", "clipped"), CASES)
 def test_clipped_loss_by_hand(ratio: float, advantage: float, loss: float, gradient: float, clipped: bool) -> None:
     behaviour = torch.tensor([[-1.5]])
     logps = (behaviour + math.log(ratio)).requires_grad_()
-    losses, ratios, flags = clipped_policy_loss(logps, behaviour, torch.tensor([[advantage]]), 0.2, 0.28)
+    losses, ratios, flags = clip(logps, behaviour, torch.tensor([[advantage]]), 0.2, 0.28)
     losses.sum().backward()
     assert losses.item() == pytest.approx(loss, rel=1e-5)
     assert ratios.item() == pytest.approx(ratio, rel=1e-5)
@@ -38,8 +49,111 @@ def test_clipped_loss_by_hand(ratio: float, advantage: float, loss: float, gradi
 
 def test_one_advantage_a_row_counts_for_each_of_its_tokens() -> None:
     logps = torch.zeros(2, 3)
-    losses, _, _ = clipped_policy_loss(logps, logps, torch.tensor([[1.0], [-3.0]]), 0.2, 0.2)
+    losses, _, _ = clip(logps, logps, torch.tensor([[1.0], [-3.0]]), 0.2, 0.2)
     assert losses.tolist() == [[-1.0] * 3, [3.0] * 3]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient", "clipped"),
+    [
+        *[case for case in CASES if case[0] != 1.0],
+        (2.9, -2.0, 5.8, 5.8, False),  # up to the dual clip it pushes down
+        (5.0, -2.0, 6.0, 0.0, True),  # and beyond it no more: 3 * 2
+        (5.0, 2.0, -2.56, 0.0, True),  # a positive advantage knows no dual clip
+    ],
+)
+def test_dual_clip_bounds_what_a_negative_advantage_can_do(
+    ratio: float, advantage: float, loss: float, gradient: float, clipped: bool
+) -> None:
+    behaviour = torch.tensor([[-3.5]])
+    logps = (behaviour + math.log(ratio)).requires_grad_()
+    losses, _, flags = clip(logps, behaviour, torch.tensor([[advantage]]), 0.2, 0.28, 3.0)
+    (found,) = torch.autograd.grad(losses.sum(), logps)
+    assert losses.item() == pytest.approx(loss, rel=1e-5)
+    assert found.item() == pytest.approx(gradient, rel=1e-5, abs=0)
+    assert flags.item() is clipped
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "weight"),
+    [(1.1, 0.2, 1.1), (1.5, 0.2, 1.28), (0.5, 0.2, 0.8), (0.5, 1.0, 0.5)],  # clip_low 1: no lower clip
+)
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_cispo_clips_the_weight_and_keeps_every_gradient(
+    ratio: float, low: float, weight: float, advantage: float
+) -> None:
+    behaviour = torch.tensor([[-1.5]])
+    logps = (behaviour + math.log(ratio)).requires_grad_()
+    inside = torch.ones(1, 1, dtype=torch.bool)
+    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[advantage]]), inside, "cispo", low, 0.28)
+    (found,) = torch.autograd.grad(losses.sum(), logps)
+    assert losses.item() == pytest.approx(-weight * advantage * (-1.5 + math.log(ratio)), rel=1e-5)
+    assert found.item() == pytest.approx(-weight * advantage, rel=1e-5)
+    assert ratios.item() == pytest.approx(ratio, rel=1e-5)
+    assert flags.item() is (weight != ratio)
+
+
+def gspo_by_hand(gaps: list[float], advantage: float, low: float, high: float) -> tuple[float, float, bool]:
+    """The sequence's ratio, the gradient of one token's loss by its own log-probability, and whether it is clipped."""
+    ratio = math.exp(math.fsum(gaps) / len(gaps))
+    clipped = ratio > 1 + high if advantage > 0 else ratio < 1 - low
+    return ratio, 0.0 if clipped else -ratio * advantage, clipped
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize("gaps", [[0.1, -0.05], [0.9, -0.1], [-0.9, 0.1], [0.6, 0.0, -0.3]])
+def test_gspo_clips_a_completion_by_its_mean_log_ratio(gaps: list[float], advantage: float) -> None:
+    behaviour = torch.zeros(1, 5, dtype=torch.float64)
+    inside = torch.zeros(1, 5, dtype=torch.bool)
+    inside[0, 1 : 1 + len(gaps)] = True  # a prompt's and a padding's position around it
+    logps = torch.full((1, 5), -7.0, dtype=torch.float64)
+    logps[0, 1 : 1 + len(gaps)] = torch.tensor(gaps, dtype=torch.float64)
+    logps.requires_grad_()
+    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[advantage]]), inside, "gspo", 0.2, 0.28)
+    (found,) = torch.autograd.grad(losses[inside].sum(), logps)
+    ratio, gradient, clipped = gspo_by_hand(gaps, advantage, 0.2, 0.28)
+    bound = min(max(ratio, 0.8), 1.28)
+    assert ratios[inside].tolist() == pytest.approx([ratio] * len(gaps))
+    assert losses[inside].tolist() == pytest.approx([-min(ratio * advantage, bound * advantage)] * len(gaps))
+    assert found[inside].tolist() == pytest.approx([gradient] * len(gaps))
+    assert flags[inside].tolist() == [clipped] * len(gaps)
+    assert (found[~inside] == 0).all()
+
+
+def test_gspo_gradient_is_that_of_the_ratio_of_the_whole_completion() -> None:
+    """Mean over tokens of the token form = -A * s, differentiated as a sequence (arXiv 2507.18071 eq. 10)."""
+    behaviour = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64)
+    logps = torch.tensor([[-1.1, -1.7, -0.6]], dtype=torch.float64, requires_grad=True)
+    inside = torch.ones(1, 3, dtype=torch.bool)
+    losses, _, _ = policy_loss(logps, behaviour, torch.tensor([[1.5]]), inside, "gspo", 0.2, 0.28)
+    (found,) = torch.autograd.grad(losses.mean(), logps)
+    (expected,) = torch.autograd.grad(-1.5 * torch.exp((logps - behaviour).mean()), logps)
+    assert found.tolist() == [pytest.approx(expected[0].tolist())]
+
+
+@pytest.mark.parametrize("kind", ["clip", "cispo", "gspo"])
+def test_every_loss_is_the_plain_policy_gradient_where_the_policy_sampled_itself(kind: str) -> None:
+    behaviour, inside = torch.tensor([[-1.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool)
+    logps = behaviour.clone().requires_grad_()
+    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[-0.7]]), inside, kind, 0.0003, 0.0004)
+    (found,) = torch.autograd.grad(losses.sum(), logps)
+    assert found.tolist() == [pytest.approx([0.7, 0.7])]
+    assert ratios.tolist() == [[1.0, 1.0]] and not flags.any()
+
+
+@pytest.mark.parametrize("kind", ["cispo", "gspo"])
+def test_very_unlikely_token_does_not_overflow(kind: str) -> None:
+    inside = torch.ones(1, 1, dtype=torch.bool)
+    losses, ratios, _ = policy_loss(
+        torch.tensor([[-1.0]]), torch.tensor([[-500.0]]), -torch.ones(1, 1), inside, kind, 0.2, 0.2
+    )
+    assert losses.isfinite().all() and ratios.isfinite().all()
+
+
+def test_unknown_loss_is_refused_by_name() -> None:
+    nothing = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match="loss: unknown kind 'median'"):
+        policy_loss(nothing, nothing, nothing, nothing.bool(), "median", 0.2, 0.2)
 
 
 lengths_and_losses = st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=6), min_size=1, max_size=6)
