@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ PATIENCE_S = 30.0
 
 @ray.remote(num_cpus=1)
 def run_branch(
-    settings: RunSettings, composition: Composition, pool: ActorPool, request: BranchRequest
+    settings: RunSettings, composition: Composition, pool: ActorPool, models: Path, request: BranchRequest
 ) -> dict[str, Any]:
     """`branch_probe` on a learner of one process. Ray tries a task whose process died again."""
     import torch
@@ -29,15 +30,15 @@ def run_branch(
 
     torch.set_num_threads(settings.learner.threads)
     variant, judge = make_variant(settings.variant), LocalJudge()
-    learner = branch_learner(settings, variant, composition, request)
+    learner = branch_learner(settings, variant, composition, request, models)
     return branch_probe(request, settings, variant, learner, pool, judge, judge.domain)
 
 
 class RayBrancher:
-    """Implements `ports.Brancher`. Snapshot folders must be reachable from every node."""
+    """Implements `ports.Brancher`. Snapshot folders, and `models`, the run's own, must be reachable from every node."""
 
-    def __init__(self, settings: RunSettings, composition: Composition, pool: ActorPool) -> None:
-        self._arguments = (settings, composition, pool)
+    def __init__(self, settings: RunSettings, composition: Composition, pool: ActorPool, models: Path) -> None:
+        self._arguments = (settings, composition, pool, models)
         self._tasks: list[
             tuple[Any, BranchRequest]
         ] = []  # a handle is a place in it: object references are not sent between ranks

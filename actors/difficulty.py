@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -22,8 +22,8 @@ class DifficultyActor:
     def start_phase(self, ids: list[str]) -> None:
         self._table.start_phase(ids)
 
-    def select(self, count: int, step: int, seed: int) -> list[str]:
-        return self._table.select(count, step, seed)
+    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
+        return self._table.select(count, step, seed, among)
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         return self._table.observe(successes, step)
@@ -47,8 +47,8 @@ class DifficultyClient:
     def start_phase(self, ids: Sequence[str]) -> None:
         ray.get(self._actor.start_phase.remote(list(ids)))
 
-    def select(self, count: int, step: int, seed: int) -> list[str]:
-        return ray.get(self._actor.select.remote(count, step, seed))
+    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
+        return ray.get(self._actor.select.remote(count, step, seed, among))
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         return ray.get(self._actor.observe.remote(dict(successes), step))

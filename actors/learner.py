@@ -102,12 +102,12 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     def port(target: Any) -> Any:
         return target if world == 1 else OnRankZero(target, rank, share)
 
-    learner = make_learner(settings, variant, spec.base, spec.expert)
+    learner = make_learner(settings, variant, spec.base, spec.expert, spec.folder / "models")
     brancher: Any
     if settings.probe.branch.beside:
-        brancher = port(RayBrancher(settings, learner.composition, spec.pool))
+        brancher = port(RayBrancher(settings, learner.origin, spec.pool, spec.folder / "models"))
     else:  # on every rank, as the learner is
-        make = functools.partial(branch_learner, settings, variant, learner.composition)
+        make = functools.partial(branch_learner, settings, variant, learner.origin, models=learner.models)
         brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
     difficulty = port(DifficultyClient(actor) if actor is not None else None)
     ports = Ports(

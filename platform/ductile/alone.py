@@ -38,7 +38,6 @@ def measure_alone(
     # What no loop saved is at the end of no phase.
     plan = make_plan(settings, ports.resolve) if checkpoint else Plan(settings.plan, ())
     measure = Measure(settings, variant, plan, ports, branches)
-    composition = ports.learner.composition
 
     def kept(state: State, policy: PolicyRef, key: str) -> None:
         known = ports.store.remember(key)
@@ -49,7 +48,7 @@ def measure_alone(
             state.boundaries.append(known)
 
     state = State()
-    kept(state, PolicyRef(composition, None, 0), f"probes-{identity.run}")
+    kept(state, PolicyRef(ports.learner.origin, None, 0), f"probes-{identity.run}")
     if not after:
         return state.boundaries
     if checkpoint is not None:

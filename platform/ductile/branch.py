@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ductile.config import BranchSettings, RunSettings
 from ductile.contexts import make_contexts
 from ductile.contexts.context import with_prefixes
-from ductile.course import Course
+from ductile.course import Course, without_remedies
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import WorkedDomain
 from ductile.domains.base import Domain
@@ -66,7 +66,7 @@ def branch_probe(
     phase = make_phase("branch", branch, settings.seed, resolve, "probe.branch")
     require_problems(phase, settings.rollout.groups, "probe.branch")
     table = DifficultyTable(settings.difficulty)
-    course, contexts = Course(settings, table, resolve), make_contexts(settings, pool, judge)
+    course, contexts = Course(without_remedies(settings), table, resolve), make_contexts(settings, pool, judge)
     ports = StepPorts(pool, learner, table, judge, course, contexts)
     if request.ended is not None:
         path = f"phase.{request.ended}"

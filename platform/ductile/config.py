@@ -369,6 +369,16 @@ class DataSettings:
     defer_after: int = setting(0, "visits without a success after which a problem is deferred; 0: never", low=0)
     defer_steps: int = setting(10, "steps for which it is deferred", low=1)
 
+    def check(self) -> Iterator[str]:
+        if self.replay + self.review > 1:
+            yield f"replay: {self.replay} and review ({self.review}) together are more than the whole step"
+        if self.hint_end > self.hint:
+            yield f"hint_end: {self.hint_end} is more than hint ({self.hint}): hints fall (did you swap them?)"
+        if self.hint_steps is not None and not self.hint:
+            yield f"hint_steps: {self.hint_steps} is never read: hint is 0; set hint, or leave hint_steps out"
+        if list(self.ladder) != sorted(set(self.ladder)):
+            yield f"ladder: {list(self.ladder)} must rise from one level to the next"
+
 
 @dataclass(frozen=True)
 class DifficultySettings:

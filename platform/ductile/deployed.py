@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ductile.contexts.context import Context, in_context, with_prefixes
-from ductile.ports import Divergence, PolicyRef, RolloutPool, Sampling
+from ductile.ports import OTHER_DOMAINS, Divergence, PolicyRef, RolloutPool, Sampling
 from ductile.problem import Group, Problem
 
 T = TypeVar("T")
@@ -17,7 +17,8 @@ T = TypeVar("T")
 class DeployedPool:
     """A rollout pool in which `policy` stands for the whole of them; any other policy answers bare problems.
 
-    experts, contexts, prefixes: by domain key. The routing knows a problem's domain, as whoever deploys them would.
+    experts, contexts, prefixes: by domain key; experts may have one for `OTHER_DOMAINS`. The routing knows a problem's
+    domain, as whoever deploys them would.
     """
 
     pool: RolloutPool
@@ -58,7 +59,8 @@ class DeployedPool:
 
     def _by_policy(self, domains: Sequence[str]) -> list[tuple[PolicyRef, list[int]]]:
         """Each answering policy and the positions of the domains that it answers."""
-        answering = [self.experts.get(domain, self.policy) for domain in domains]
+        others = self.experts.get(OTHER_DOMAINS, self.policy)
+        answering = [self.experts.get(domain, others) for domain in domains]
         policies = [policy for i, policy in enumerate(answering) if policy not in answering[:i]]
         return [(policy, [i for i, other in enumerate(answering) if other == policy]) for policy in policies]
 

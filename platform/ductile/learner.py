@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,28 +24,36 @@ from ductile.consolidation import Consolidation, fisher
 from ductile.engines import make_engine
 from ductile.memory import Memory
 from ductile.models.compose import ComposedPolicy
+from ductile.models.kept import kept_model
 from ductile.models.load import check_same_tokenizer, load_model
-from ductile.ports import BranchRequest, Composition
+from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.kl import adapted_coefficient
 from ductile.rl.objective import Objective, memory_loss, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
 from ductile.trainable import make_trainable
-from ductile.variants.base import Variant
+from ductile.variants.base import Dialled, Variant, scheduled_alpha
+
+Schedule = Callable[[Composition, int], Composition]
+"""(composition, updates done) -> the same models with the coefficients that they have then."""
 
 
-def make_learner(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> PolicyLearner:
-    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ."""
+def make_learner(
+    settings: RunSettings, variant: Variant, base: Path, expert: Path, models: Path | None = None
+) -> PolicyLearner:
+    """The learner of a run that begins from these folders; raises `SettingsError` when their tokenizers differ.
+
+    models: where it may write models of its own, as a proxy's frozen experts.
+    """
     composition = run_composition(settings, variant, base, expert)
     check_same_tokenizer([member.path for member in composition.members])
-    return PolicyLearner(
-        settings, composition, variant.objective(settings.objective), variant.lr or settings.learner.lr
-    )
+    objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
+    return PolicyLearner(settings, composition, objective, lr, models=models, schedule=_schedule(settings, variant))
 
 
 def run_composition(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> Composition:
-    """The variant's policy of these folders, with a soft prefix for each domain of the plan and for one more: a branch's."""
+    """The variant's policy of these folders, with room for a soft prefix of each phase's domain and of a branch's."""
     composition = variant.composition(base, expert)
     rows = (settings.variant.prefix_tokens or 0) * (len(settings.phase) + 1)
     members = (replace(m, prefix=rows if m.role == composition.trainable else 0) for m in composition.members)
@@ -66,7 +75,9 @@ def restored_learner(
     if snapshot is None:
         return PolicyLearner(settings, composition, objective, lr, None if model is None else model.state_dict())
     if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
-        learner = PolicyLearner(settings, composition, objective, lr, load_file(snapshot / "weights.safetensors"))
+        recorded = _composition(_recorded(snapshot)["composition"])
+        weights = load_file(snapshot / "weights.safetensors")
+        learner = PolicyLearner(settings, recorded, objective, lr, weights, origin=composition)
         learner._recall(snapshot)
     else:
         learner = PolicyLearner(settings, composition, objective, lr)
@@ -75,10 +86,16 @@ def restored_learner(
 
 
 def branch_learner(
-    settings: RunSettings, variant: Variant, composition: Composition, request: BranchRequest
+    settings: RunSettings,
+    variant: Variant,
+    composition: Composition,
+    request: BranchRequest,
+    models: Path | None = None,
 ) -> PolicyLearner:
     """The throw-away learner of a branch: the snapshot's weights, or the folders' own where it names none.
 
+    composition: of the run's beginning; a snapshot knows its own. No schedule goes on in a branch, which is no part of
+    the plan: coefficients stay as they are where it begins. models: the run's own folder for models.
     `carried` goes on with the snapshot's optimizer; otherwise it is fresh. Version and learning rate are its own; what
     holds the policy (the average that is its anchor, its Fisher information) is the snapshot's.
     """
@@ -87,15 +104,37 @@ def branch_learner(
     if request.mode == "sft":
         objective, lr = Supervised(), settings.probe.branch.sft_lr or lr
     if request.snapshot is None:
-        return PolicyLearner(settings, composition, objective, lr)
+        return PolicyLearner(settings, composition, objective, lr, models=models)
     folder = Path(request.snapshot)
-    learner = PolicyLearner(settings, composition, objective, lr, load_file(folder / "weights.safetensors"))
+    recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
+    learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
     learner._restore_trainable(folder)
     learner._recall_holds(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
         learner._read()
     return learner
+
+
+def _schedule(settings: RunSettings, variant: Variant) -> Schedule | None:
+    """A variant's alpha over the plan's steps, each of which is one update."""
+    if not isinstance(variant, Dialled) or variant.alpha_end is None:
+        return None
+    dialled, steps = variant, sum(phase.steps for phase in settings.phase.values())
+
+    def scheduled(composition: Composition, done: int) -> Composition:
+        return dialled.at_alpha(composition, scheduled_alpha(dialled, done, steps))
+
+    return scheduled
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((folder / "learner.json").read_text())
+    return document
+
+
+def _composition(values: Mapping[str, Any]) -> Composition:
+    return Composition(tuple(Member(**member) for member in values["members"]), values["trainable"])
 
 
 class Diverged(RuntimeError):
@@ -112,11 +151,29 @@ class PolicyLearner:
         objective: Objective | Supervised,
         lr: float,
         start: Mapping[str, Tensor] | None = None,
+        origin: Composition | None = None,
+        models: Path | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
-        """`start`: the trainable member's first weights; those in its folder when it is None."""
+        """start: the trainable member's first weights; those in its folder when it is None.
+
+        origin: what the run began as, where that is another composition. schedule: the composition with the
+        coefficients that it has after so many updates; None: they stay.
+        """
         self.version = 0
-        self.composition = composition
+        self.origin, self.models = origin or composition, models
+        self._schedule = schedule
+        self._domain: str | None = None
+        self._kept: dict[str, Composition] = {}  # domain key -> policy whose expert is frozen
+        self._owed: dict[str, int] = {}
         self._settings, self._objective, self._lr = settings, objective, lr
+        self._compose(composition, start)
+        self._phase_start, self.phase_start_composition = self._base, composition
+
+    def _compose(self, composition: Composition, start: Mapping[str, Tensor] | None) -> None:
+        """Load the policy and its anchor, and make a fresh engine around them."""
+        settings, objective, lr = self._settings, self._objective, self._lr
+        self.composition = composition
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policy = ComposedPolicy.load(composition, settings.model.dtype).to(device)
         self._consolidation = Consolidation(objective, self._policy.trainable.state_dict())
@@ -135,7 +192,36 @@ class PolicyLearner:
         self._names = [name for name in named if name is not None]
         self._read()
         self._take(self._trainable.start(self._state))
-        self._base = self._phase_start = self._weights
+        self._base = self._weights
+
+    def recompose(self, composition: Composition, weights: Mapping[str, Tensor] | None = None) -> None:
+        """See `ports.Learner.recompose`. Version, phase and drift's beginning aside, it is a new learner."""
+        del self._engine, self._policy  # so that both generations never need memory at once
+        self._compose(composition, weights)
+
+    def freeze(self) -> str:
+        """See `ports.Learner.freeze`; named by what it holds, so that doing it again finds it."""
+        folder, dtype = self._models_folder(), self._settings.model.dtype
+        return str(kept_model(folder, self._trainable_path, self._weights, dtype, self.composition.trainable))
+
+    def keep_expert(self, domain: str, composition: Composition) -> None:
+        """See `ports.Learner.keep_expert`."""
+        self._kept[domain] = composition
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """See `ports.Learner.spend`."""
+        for name, value in spent.items():
+            self._owed[name] = self._owed.get(name, 0) + value
+
+    def settle(self) -> Mapping[str, int]:
+        """See `ports.Learner.settle`. A checkpoint follows a step, so that nothing is owed in any."""
+        owed, self._owed = self._owed, {}
+        return owed
+
+    def _models_folder(self) -> Path:
+        if self.models is None:
+            raise RuntimeError("this learner has no folder for models; give `models` when it is made")
+        return self.models
 
     def update(self, batch: Batch) -> dict[str, float]:
         """`learner.epochs` passes over the batch, one optimizer step each; nothing when no row has a gradient.
@@ -146,10 +232,17 @@ class PolicyLearner:
         started = time.monotonic()
         self.version += 1
         tokens = sum(len(row.completion) for row in batch.rows)
-        metrics = {"learner/skipped": float(not batch.rows), "learner/tokens": float(tokens)}
+        models = len(self.composition.members) + (len(self._anchor.policy.composition.members) if self._anchor else 0)
+        passed = sum(row.tokens for row in batch.rows) * models * self._settings.learner.epochs
+        metrics = {
+            "learner/skipped": float(not batch.rows),
+            "learner/tokens": float(tokens),
+            "learner/forward_tokens": float(passed),
+        }
         if batch.rows:
             metrics |= self._train(batch)
         metrics |= self._steer(metrics.get("learner/kl_anchor"), len(batch.rows))
+        self._reweigh()
         metrics["learner/weight_drift_rms"] = rms_distance(
             self._parameters(self._weights), self._parameters(self._base)
         )
@@ -161,11 +254,15 @@ class PolicyLearner:
 
     def start_phase(self, domain: str) -> None:
         """Keep what the weights are now; take them as the anchor, where that is the objective's."""
+        if domain in self._kept:  # its expert is taken up again
+            self.recompose(self._kept.pop(domain))
+            self._reweigh()
+        self._domain = domain
         if domain != self._trainable.domain:
             self._take(self._trainable.start_phase(domain, self._state))
             if self._trainable.fast:  # what Adam knows of the last domain's fast part is not of this one's
                 self._engine.reset_fast()
-        self._phase_start = self._weights
+        self._phase_start, self.phase_start_composition = self._weights, self.composition
         if self._anchor:
             self._anchor.start_phase(self._weights)
 
@@ -204,14 +301,18 @@ class PolicyLearner:
         self._consolidation.add(information, self._weights)
 
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
-        """See `ports.Learner.experts`."""
-        return {domain: (self.composition, own) for domain, own in self._trainable.experts(self._state).items()}
+        """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
+        if self._settings.variant.memory != "fresh" or self._domain is None:
+            return {domain: (self.composition, own) for domain, own in self._trainable.experts(self._state).items()}
+        base = Composition((self.origin.members[0],), self.origin.members[0].role)
+        kept = {domain: (composition, None) for domain, composition in self._kept.items()}
+        return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
         return self._trainable.prefixes()
 
-    def channels(self) -> Mapping[str, Mapping[str, Tensor]]:
+    def channels(self) -> Mapping[str, Mapping[str, Mapping[str, Tensor]]]:
         """See `ports.Learner.channels`."""
         return self._trainable.channels(self._state, self._base)
 
@@ -262,11 +363,21 @@ class PolicyLearner:
             if tensors := self._trainable.tensors(self._state):
                 save_file(_untied(tensors), folder / "trainable.safetensors")
             adapted = {"kl": self._kl} if self._objective.kl_target else {}
-            document = {"version": self.version, "trainable": self._trainable.snapshot()} | adapted
-            write_text(folder / "learner.json", json.dumps(document))
+            document = {
+                "version": self.version,
+                "trainable": self._trainable.snapshot(),
+                "composition": asdict(self.composition),
+                "phase_start_composition": asdict(self.phase_start_composition),
+                "domain": self._domain,
+                "experts": {domain: asdict(composition) for domain, composition in self._kept.items()},
+            }
+            write_text(folder / "learner.json", json.dumps(document | adapted))
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `save` wrote, which may be another composition than this one."""
+        composition = _composition(_recorded(folder)["composition"])
+        if composition.models != self.composition.models:
+            self.recompose(composition)
         self._recall(folder)
         self._engine.load(folder)
         self._read()
@@ -276,7 +387,11 @@ class PolicyLearner:
         self._phase_start = load_file(folder / "phase_start.safetensors")
         if self._anchor:
             self._anchor.start_phase(self._phase_start)
-        self.version = json.loads((folder / "learner.json").read_text())["version"]
+        document = _recorded(folder)
+        self.version, self._domain = document["version"], document["domain"]
+        self.phase_start_composition = _composition(document["phase_start_composition"])
+        self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
+        self._set_coefficients(_composition(document["composition"]))
         self._restore_trainable(folder)
         self._recall_holds(folder)
 
@@ -294,6 +409,15 @@ class PolicyLearner:
         """The engine's state, which may have adapters, and the weights that are published."""
         self._state = self._engine.weights()
         self._weights = self._trainable.published(self._state)
+
+    def _reweigh(self) -> None:
+        """Take the coefficients that the policy has after so many updates."""
+        if self._schedule:
+            self._set_coefficients(self._schedule(self.composition, self.version))
+
+    def _set_coefficients(self, composition: Composition) -> None:
+        self._policy.set_coefficients(composition)
+        self.composition = composition
 
     def _recall_holds(self, folder: Path) -> None:
         """Read what holds the policy: its anchor's average, the KL's coefficient, memory and Fisher information."""

@@ -25,7 +25,7 @@ def local_ports(
     """Ports around a learner. folder: of the run's checkpoints; memory: of measurements of the base."""
     judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
     difficulty = DifficultyTable(settings.difficulty)
-    make = partial(branch_learner, settings, variant, learner.composition)
+    make = partial(branch_learner, settings, variant, learner.origin, models=learner.models)
     return Ports(
         pool=pool,
         learner=learner,

@@ -51,8 +51,9 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
                     check_declared(done)
                     ports.tracker.metrics(done, state.total)
-                policy = publish(ports.pool, ports.learner)
             ports.learner.start_phase(phase.domain.key)
+            if state.phase:
+                policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
             earlier = plan.phases[: state.phase]
             spent = remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
             for name, value in spent.items():
@@ -60,6 +61,8 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
             ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
+        else:
+            ports.course.resume_phase(phase, plan.phases[: state.phase])
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
         while state.step < phase.steps:

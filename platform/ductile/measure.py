@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ductile.branch import Branches
-from ductile.channels import context_arms, prefix_arms
+from ductile.channels import context_arms, weight_arms
 from ductile.config import RunSettings
 from ductile.deployed import DeployedPool
 from ductile.metrics import check_declared
@@ -24,7 +25,7 @@ from ductile.randomness import same_randomness
 from ductile.schedule import boundary_probes
 from ductile.state import State, drop_done, snapshot_name
 from ductile.step import Ports
-from ductile.variants.base import Variant
+from ductile.variants.base import Dialled, Variant
 
 T = TypeVar("T")
 
@@ -124,7 +125,7 @@ class Measure:
             judge=ports.judge,
             resolve=ports.resolve,
             policy=policy,
-            base=PolicyRef(policy.composition, None, 0),
+            base=PolicyRef(ports.learner.origin, None, 0),
             phases=phases,
             boundary=len(state.boundaries),
             history=tuple(ProbeResult(row["metrics"], row["tables"]) for row in state.boundaries),
@@ -138,23 +139,27 @@ class Measure:
             objective=variant.objective(settings.objective),
             channels=self._channels(policy) if branch else {},
             bare_pool=ports.pool,
+            at_alpha=partial(variant.at_alpha, policy.composition) if isinstance(variant, Dialled) else None,
         )
 
     def _has_channel(self) -> bool:
-        return bool(self.ports.contexts.deployed() or self.ports.learner.prefixes())
+        return bool(self.ports.contexts.deployed() or self.ports.learner.channels())
 
     def _channels(self, policy: PolicyRef) -> dict[str, dict[str, Arm]]:
-        """The cells of each phase whose domain has a context or a soft prefix; boundaries alone measure them."""
+        """The cells of each phase whose domain has a fast channel; boundaries alone measure them."""
         base = PolicyRef(policy.composition, None, 0)
-        contexts, prefixes = self.ports.contexts.deployed(), self.ports.learner.prefixes()
-        weights = self.ports.learner.weights() if prefixes else {}
+        learner, contexts = self.ports.learner, self.ports.contexts.deployed()
+        channels, prefixes, experts = learner.channels(), learner.prefixes(), learner.experts()
         arms: dict[str, dict[str, Arm]] = {}
         for phase in self.plan.phases:
-            if phase.domain.key in contexts:
-                arms[phase.name] = context_arms(policy, base, contexts[phase.domain.key])
-            elif phase.domain.key in prefixes:
-                prefix, dtype = prefixes[phase.domain.key], self.settings.model.dtype
-                arms[phase.name] = prefix_arms(policy, base, prefix, weights, self.ports.pool, dtype)
+            key = phase.domain.key
+            if key in contexts:
+                arms[phase.name] = context_arms(policy, base, contexts[key])
+            elif key in channels:
+                own = experts.get(key, (policy.composition, None))[1]
+                answering = policy if own is None else replace(policy, weights=self.ports.pool.publish(own))
+                prefix = prefixes.get(key, ())
+                arms[phase.name] = weight_arms(answering, base, channels[key], prefix, self.ports.pool)
         return arms
 
     def _deployed(self, policy: PolicyRef) -> RolloutPool:
@@ -166,7 +171,9 @@ class Measure:
             return {measured.get(key, key): value for key, value in values.items()}
 
         experts = {
-            key: PolicyRef(composition, None if weights is None else pool.publish(weights), policy.version)
+            key: policy
+            if weights is learner.weights()  # the policy of the moment itself, published already
+            else PolicyRef(composition, None if weights is None else pool.publish(weights), policy.version)
             for key, (composition, weights) in learner.experts().items()
         }
         contexts, prefixes = self.ports.contexts.deployed(), learner.prefixes()
@@ -183,7 +190,7 @@ class Measure:
         if self._start is None or self._start[0] != phase:
             learner = self.ports.learner
             weights = self.ports.pool.publish(learner.phase_start_weights())
-            self._start = phase, PolicyRef(learner.composition, weights, state.phase_version)
+            self._start = phase, PolicyRef(learner.phase_start_composition, weights, state.phase_version)
         return self._start[1]
 
     def _keep(self, state: State) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from ductile.config import (
     PhaseSettings,
     RunSettings,
     SelfConditioningSettings,
+    SwitchSettings,
 )
 from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
@@ -24,7 +26,7 @@ from ductile.probes import ALL, PROBES, expand
 from ductile.probes.evaluation import honest
 from ductile.probes.heuristics import PairedDomain
 from ductile.probes.self_conditioning import TurnDomain
-from ductile.problem import Problem, Split
+from ductile.problem import DIRECT, Problem, Split
 from ductile.settings import SettingsError, one_of
 
 ResolveDomain = Callable[[Mapping[str, Any], str], Domain]
@@ -32,13 +34,17 @@ ResolveDomain = Callable[[Mapping[str, Any], str], Domain]
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase, ready to run: its pool of training problems by id."""
+    """One phase, ready to run: its pool of training problems by id.
+
+    rungs: pools of the easier levels that are asked before it (`data.ladder`), rising.
+    """
 
     name: str
     domain: Domain
     levels: tuple[int, ...]
     steps: int
     pool: Mapping[str, Problem]
+    rungs: tuple[Mapping[str, Problem], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,16 +81,27 @@ def draw(domain: Domain, levels: Sequence[int], split: Split, count: int, seed: 
 
 
 def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
-    """The run's plan. Each phase has a pool of its own, keyed by the run's seed.
+    """The run's plan. Each phase has a pool of its own, keyed by the run's seed, and so has each rung of its ladder.
 
-    Raises `SettingsError` when a phase has too few problems for a step (see `require_problems`).
+    Raises `SettingsError` when a phase or a rung has too few problems for a step (see `require_problems`).
     """
     phases = []
     for name, values in settings.phase.items():
-        phase = make_phase(name, values, settings.seed, resolve, f"phase.{name}")
-        require_problems(phase, settings.rollout.groups, f"phase.{name}")
-        phases.append(phase)
+        path = f"phase.{name}"
+        phase = make_phase(name, values, settings.seed, resolve, path)
+        require_problems(phase, settings.rollout.groups, path)
+        rungs = []
+        for level in ladder_levels(settings.data.ladder, phase.domain, phase.levels):
+            rung = make_phase(name, replace(values, levels=(level,)), settings.seed, resolve, path)
+            require_problems(rung, settings.rollout.groups, path)
+            rungs.append(rung.pool)
+        phases.append(replace(phase, rungs=tuple(rungs)))
     return Plan(settings.plan, tuple(phases))
+
+
+def ladder_levels(ladder: Sequence[int], domain: Domain, levels: Sequence[int]) -> list[int]:
+    """The ladder's levels that a phase climbs: those that its domain has, below all of its own."""
+    return [level for level in ladder if level in domain.levels and level < min(levels)]
 
 
 def require_problems(phase: Phase, groups: int, path: str) -> None:
@@ -109,6 +126,7 @@ def check(settings: RunSettings) -> list[str]:
     checks = (
         _domain_mistakes,
         _probe_domain_mistakes,
+        _memory_mistakes,
         _family_mistakes,
         _probe_mistakes,
         _branch_mistakes,
@@ -117,6 +135,7 @@ def check(settings: RunSettings) -> list[str]:
         _objective_mistakes,
         _hold_mistakes,
         _context_mistakes,
+        _data_mistakes,
         _adapter_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
@@ -140,6 +159,9 @@ def _domain_mistakes(settings: RunSettings) -> Iterator[str]:
     for path, key in keys.items():
         if path.startswith("phase.") and key == keys.get("probe.branch") and _runs_a_branch(settings):
             yield f"probe.branch.domain: {key} is also asked in {path}; the branch needs one that no phase asks"
+        replayed = path.startswith("data.prior.") and settings.data.replay > 0
+        if replayed and key == keys.get("probe.branch") and _runs_a_branch(settings):
+            yield f"{path}.domain: {key} is also the domain of probe.branch; the branch needs one that is not replayed"
     for name, part in settings.model.mixture.items():
         path = f"model.mixture.{name}"
         if path in domains:
@@ -200,6 +222,20 @@ def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -
         yield f"{path}.formats: {dict(formats)} gives no format a share; give at least one of: {allowed}"
 
 
+def _memory_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What would be done to an expert that begins anew at every switch."""
+    memory, unset = settings.variant.memory, SwitchSettings()
+    if settings.variant.name != "proxy" or memory in (None, "sequential"):
+        return
+    for name in ("optimizer", "fusion", "shrink", "perturb", "redo", "utility_reset"):
+        value = getattr(settings.switch, name)
+        if value != getattr(unset, name):
+            yield (
+                f"switch.{name}: {value!r} would change the untouched expert that begins with variant.memory={memory}; "
+                f"allowed: with memory=sequential"
+            )
+
+
 def _family_mistakes(settings: RunSettings) -> Iterator[str]:
     difficulty = settings.difficulty
     if difficulty.estimator not in ESTIMATORS:
@@ -250,6 +286,7 @@ def _name_mistakes(settings: RunSettings) -> Iterator[str]:
         "probe.prior": settings.probe.prior,
         "probe.neutral": settings.probe.neutral,
         "probe.shift": settings.probe.shift,
+        "data.prior": settings.data.prior,
     }
     for path, named in groups.items():
         names: dict[str, str] = {}
@@ -358,11 +395,52 @@ def _hold_mistakes(settings: RunSettings) -> Iterator[str]:
                 )
 
 
+def _data_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Remedies that would find nothing to do in the plan. Without phases there is nothing to remedy, and no mistake."""
+    data, groups = settings.data, settings.rollout.groups
+    if not settings.phase:
+        return
+    if data.replay and not data.prior and len(settings.phase) == 1:
+        yield (
+            f"data.replay: {data.replay}: there is nothing to replay in any phase; name skills in data.prior, or "
+            f"choose a plan of several phases"
+        )
+    if data.replay and math.ceil(data.replay * groups - 1e-9) >= groups:
+        yield (
+            f"data.replay: {data.replay} of rollout.groups={groups} can leave none of a step's problems to the phase; "
+            f"allowed: at most {(groups - 1) / groups:g}"
+        )
+    try:
+        domains = {name: make_domain(phase.domain, f"phase.{name}.domain") for name, phase in settings.phase.items()}
+    except SettingsError:
+        return  # told with the other domains
+    if data.hint:
+        for name, domain in domains.items():
+            if not isinstance(domain, WorkedDomain):
+                yield f"data.hint: {domain.key} of phase.{name} has no worked solutions to give hints from; allowed: 0"
+            elif all(format == DIRECT for format in domain.formats):
+                yield f"data.hint: {domain.key} of phase.{name} has no work before its answers; allowed: 0"
+    climbed = {
+        level
+        for name, phase in settings.phase.items()
+        if phase.levels
+        for level in ladder_levels(data.ladder, domains[name], phase.levels)
+    }
+    if idle := [level for level in data.ladder if level not in climbed]:
+        easier = (_easier_levels(name, domains[name], phase) for name, phase in settings.phase.items())
+        yield f"data.ladder: {idle}: no phase's domain has them below the phase's own; allowed: {'; '.join(easier)}"
+
+
+def _easier_levels(name: str, domain: Domain, phase: PhaseSettings) -> str:
+    easier = ladder_levels(domain.levels, domain, phase.levels) if phase.levels else []
+    return f"{describe_levels(easier) if easier else 'none'} in phase.{name}"
+
+
 def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:
     lora, variant, switch = settings.learner.lora, settings.variant, settings.switch
     if not lora.rank:
         if lora.switch != "carry":
-            yield f"learner.lora.switch: {lora.switch}: learner.lora.rank is 0, so there are no adapters; allowed: carry"
+            yield f"learner.lora.switch: {lora.switch}: learner.lora.rank is 0: there are no adapters; allowed: carry"
         return
     if variant.fast_rank is not None or variant.prefix_tokens is not None:
         yield (
@@ -393,6 +471,8 @@ def _asked(settings: RunSettings) -> Iterator[tuple[str, Mapping[str, Any], tupl
     for group in ("prior", "neutral", "shift"):
         for name, skill in getattr(settings.probe, group).items():
             yield f"probe.{group}.{name}", skill.domain, skill.levels
+    for name, skill in settings.data.prior.items():
+        yield f"data.prior.{name}", skill.domain, skill.levels
     if settings.probe.branch.domain:
         yield "probe.branch", settings.probe.branch.domain, settings.probe.branch.levels
     if not settings.model.path:

@@ -6,7 +6,7 @@ has. Calls carry it, so a rollout worker keeps no state that a retried call on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,6 +41,11 @@ class Composition:
 
     members: tuple[Member, ...]
     trainable: str
+
+    @property
+    def models(self) -> tuple[object, ...]:
+        """What has to be loaded for it: everything but the coefficients."""
+        return (self.trainable, *((member.role, member.path, member.prefix) for member in self.members))
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,39 @@ class RolloutPool(Protocol):
         """
 
 
+OTHER_DOMAINS = ""
+"""Stands in `Learner.experts` for every domain that it does not name."""
+
+
 class Learner(Protocol):
-    """Holds the trainable weights and the optimizer."""
+    """Holds the trainable weights and the optimizer.
+
+    composition:    of the policy of the moment; its coefficients and its models may change as the run goes on
+    origin:         of the policy that the run began as; with untouched weights it is the base
+    phase_start_composition: of the policy at the last `start_phase`
+    models:         folder for models that the run makes, which every rollout worker can read
+    """
 
     version: int
     composition: Composition
+    origin: Composition
+    phase_start_composition: Composition
+    models: Path | None
+
+    def recompose(self, composition: Composition, weights: Mapping[str, Any] | None = None) -> None:
+        """Become another policy, with a fresh optimizer. weights: of its trainable member; None: its folder's."""
+
+    def keep_expert(self, domain: str, composition: Composition) -> None:
+        """From now on this answers the domain; every domain without an expert is answered by the base alone."""
+
+    def freeze(self) -> str:
+        """Folder of the trainable member as it is now, below `models`."""
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """Owe the run's budget something that was spent between two steps: `budget/...` without the prefix."""
+
+    def settle(self) -> Mapping[str, int]:
+        """What is owed, to be added to the budget by the next step; nothing is owed afterwards."""
 
     def update(self, batch: Any) -> dict[str, float]:
         """One update on an `rl.batch.Batch`; raises `version` by one; returns metrics by name."""
@@ -150,7 +183,7 @@ class Learner(Protocol):
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Any] | None]]:
         """Domain key -> composition and trainable weights that answer it, where that is not the policy of the moment.
 
-        Weights None: as the composition's folders have them.
+        Weights None: as the composition's folders have them. `OTHER_DOMAINS` is the key of all domains not named.
         """
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
@@ -159,11 +192,11 @@ class Learner(Protocol):
     def switch_adapters(self) -> None:
         """At a phase switch: merge the adapters into the weights or reset them, as `learner.lora.switch` says."""
 
-    def channels(self) -> Mapping[str, Mapping[str, Any]]:
-        """Trainable weights of the policies that have only one of a slow and a fast part, where both are weights.
+    def channels(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """Domain key -> trainable weights of the policies that have only one of a slow and a fast part.
 
         slow: trained slow weights without the fast part; left out for a soft prefix, where it is `weights` asked
-        without a prefix. fast: base weights with the fast part of the phase's domain. Empty where there is no fast part.
+        without a prefix. fast: base weights with the domain's fast part. Empty where no fast part is made of weights.
         """
 
     def phase_start_weights(self) -> Mapping[str, Any]:
@@ -211,8 +244,11 @@ class DifficultyService(Protocol):
     def start_phase(self, ids: Sequence[str]) -> None:
         """The pool of problem ids of the phase that begins. Estimates of ids seen before are kept."""
 
-    def select(self, count: int, step: int, seed: int) -> list[str]:
-        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them."""
+    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
+        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them.
+
+        among: the ids of the pool that may be selected; None: all of them.
+        """
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         """Problem id -> (successes, judged completions). Returns metrics: calibration, age, uncertainty, band share."""

@@ -68,8 +68,9 @@ def train_step(
     judged, seconds = _rollouts(settings, ports, policy, ports.course.ask(phase, step, settings.seed), stream)
     if settings.objective.dynamic_sampling == "refill":
         judged, seconds = _refilled(settings, phase, ports, policy, stream, step, judged, seconds)
+    members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     groups = [group.group for group in judged]
-    metrics = evolved | group_statistics(judged, settings.objective)
+    metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
     metrics |= ports.course.observe(judged, step)
@@ -78,12 +79,18 @@ def train_step(
     of_step = {
         "completions": sum(len(group.completions) for group in groups),
         "sampled_tokens": tokens,
-        "forward_tokens": tokens * len(policy.composition.members),
+        "forward_tokens": tokens * members,
+        "learner_forward_tokens": int(metrics["learner/forward_tokens"]),
         "trained_tokens": int(metrics["learner/tokens"]),
     }
-    for name, value in ((name, value + spent.get(name, 0)) for name, value in of_step.items()):
+    owed = ports.learner.settle()
+    for name, value in ((name, value + spent.get(name, 0) + owed.get(name, 0)) for name, value in of_step.items()):
         budget[name] = budget.get(name, 0) + value
         metrics[f"budget/{name}"] = float(budget[name])
+    if budget["sampled_tokens"]:
+        passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
+        metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
+    metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
     metrics["rollout/seconds"] = seconds
     metrics["rollout/tokens_per_s"] = tokens / max(seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started

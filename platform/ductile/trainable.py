@@ -72,7 +72,7 @@ class Trainable(Protocol):
     def prefixes(self) -> dict[str, tuple[int, ...]]:
         """Domain key -> ids of its soft prefix."""
 
-    def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+    def channels(self, state: Weights, base: Weights) -> dict[str, dict[str, Weights]]:
         """See `ports.Learner.channels`."""
 
     def snapshot(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class AllWeights:
         """See `Trainable.prefixes`."""
         return {}
 
-    def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+    def channels(self, state: Weights, base: Weights) -> dict[str, dict[str, Weights]]:
         """See `Trainable.channels`."""
         return {}
 
@@ -258,10 +258,14 @@ class FastLora(AllWeights):
         """See `Trainable.experts`."""
         return {domain: merged({**state, **own}, self._scale) for domain, own in self._kept.items()}
 
-    def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+    def channels(self, state: Weights, base: Weights) -> dict[str, dict[str, Weights]]:
         """See `Trainable.channels`."""
-        fast = merged(with_adapters(base, state, state), self._scale)
-        return {"slow": bare(state), "fast": fast}
+        known = {**self._kept, self.domain: adapters(state)} if self.domain else {}
+        slow = bare(state)
+        return {
+            domain: {"slow": slow, "fast": merged(with_adapters(base, own, state), self._scale)}
+            for domain, own in known.items()
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """See `Trainable.snapshot`."""
@@ -312,9 +316,10 @@ class SoftPrefix(AllWeights):
         """See `Trainable.prefixes`."""
         return {domain: slot_ids(self._vocabulary, slot, self._length) for slot, domain in enumerate(self._met)}
 
-    def channels(self, state: Weights, base: Weights) -> dict[str, Weights]:
+    def channels(self, state: Weights, base: Weights) -> dict[str, dict[str, Weights]]:
         """The slow weights without the fast part are the policy asked without a prefix."""
-        return {"fast": {name: state[name] if is_prefix(name) else base[name] for name in state}}
+        fast = {name: state[name] if is_prefix(name) else base[name] for name in state}
+        return {domain: {"fast": fast} for domain in self._met}
 
     def snapshot(self) -> dict[str, Any]:
         """See `Trainable.snapshot`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from ductile.branch import Branches, LocalBrancher, branch_probe, repetition_seed, worked_rows
 from ductile.checkpoint import FolderStore
-from ductile.config import BranchSettings, RunSettings
+from ductile.config import BranchSettings, DataSettings, RunSettings, SkillSettings
 from ductile.domains import make_domain
 from ductile.judge import LocalJudge
 from ductile.learner import PolicyLearner, branch_learner
@@ -105,6 +106,16 @@ def test_repetition_varies_training_and_never_the_evaluation(bench: Callable[...
     for mine, theirs in zip(split(first)[1], split(other)[1], strict=True):
         assert mine[0] != theirs[0] and mine[1] != theirs[1]
     assert repetition_seed(0, 1) != repetition_seed(1, 0)
+
+
+def test_branch_is_without_the_plans_remedies_in_the_data(bench: Callable[..., Bench]) -> None:
+    plain, remedied = bench(), bench()
+    skills = {"sum": SkillSettings({"name": "chain_sum"}, (2,))}
+    data = DataSettings(prior=skills, replay=0.4, hint=0.5, ladder=(4,), review=0.4, review_every=1, defer_after=1)
+    remedied.settings = replace(remedied.settings, data=data)
+    results = [made.probe() for made in (plain, remedied)]
+    assert [result.pop("seconds") > 0 for result in results] == [True, True]
+    assert results[0] == results[1] and plain.pool.asked == remedied.pool.asked
 
 
 def test_supervised_branch_imitates_as_many_solutions_as_rl_asks_problems(

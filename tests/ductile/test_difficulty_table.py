@@ -44,6 +44,18 @@ def test_metrics_describe_the_pool_after_the_step() -> None:
     check_declared(seen)
 
 
+@pytest.mark.parametrize("selection", ["uniform", "band"])
+def test_selection_among_some_is_selection_from_a_table_of_those(selection: str) -> None:
+    made, some = table(selection=selection), table(["p1", "p2", "p5"], selection=selection)
+    outcomes = {"p1": (4, 4), "p2": (2, 4), "p5": (0, 4)}
+    for each in (made, some):
+        each.observe(outcomes, step=0)
+    assert [made.select(2, s, 7, among=["p5", "p2", "p1"]) for s in range(1, 9)] == [
+        some.select(2, s, 7) for s in range(1, 9)
+    ]
+    assert [made.select(4, s, 7, among=IDS) for s in range(1, 9)] == [made.select(4, s, 7) for s in range(1, 9)]
+
+
 def test_outcomes_go_to_their_own_problem_whatever_the_order() -> None:
     outcomes = {"p4": (4, 4), "p1": (0, 4), "p3": (2, 4)}
     forward, backward = table(), table()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,21 @@ def test_each_group_is_judged_by_the_domain_that_asked() -> None:
     judged = judge.judge(groups)
     assert [each.group for each in judged] == groups
     assert [each.rewards.tolist() for each in judged] == [[1.0, 0.0]] * 4
+
+
+def test_hint_is_judged_with_the_completion_in_reward_format_and_shortcut() -> None:
+    judge = LocalJudge()
+    domain = judge.domain({"name": "strings", "operation": "reverse"})
+    problem = domain.problems(3, "train", 1, seed=0)[0]
+    steps = domain.solution(problem, "peel").partition("#")[0].split(";")  # type: ignore[attr-defined]
+    asked = replace(problem, hint=f"{steps[0]};{steps[1]};")
+    rest = f"{steps[2]}#{problem.answer}"
+    given, without, skipped = judge.judge(
+        [group(asked, rest), group(problem, rest), group(asked, f"#{problem.answer}")]
+    )
+    assert (given.verdicts[0].reward, given.verdicts[0].format, given.verdicts[0].shortcut) == (1.0, "peel", False)
+    assert (without.verdicts[0].format, without.verdicts[0].shortcut_kind) == ("other", "skipped")
+    assert skipped.verdicts[0].shortcut_kind == "skipped"  # some work is there, but the hint does not make it whole
 
 
 def test_domain_of_the_same_options_is_made_once() -> None:

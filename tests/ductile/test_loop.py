@@ -75,7 +75,17 @@ class CountingLearner:
     def update(self, batch: Batch) -> dict[str, float]:
         self.version += 1
         self.batches.append(batch)
-        return {"learner/tokens": float(sum(len(row.completion) for row in batch.rows))}
+        tokens = float(sum(len(row.completion) for row in batch.rows))
+        return {"learner/tokens": tokens, "learner/forward_tokens": 2 * tokens}
+
+    @property
+    def origin(self) -> Composition:
+        return self.composition
+
+    phase_start_composition = origin
+
+    def settle(self) -> Mapping[str, int]:
+        return {}
 
     def weights(self) -> Mapping[str, Any]:
         return {"version": self.version}
@@ -235,6 +245,27 @@ def test_budget_adds_up_and_counts_every_model_of_a_composition(bench: Callable[
     # 3 problems, 4 completions of 3 tokens each; all have a gradient, since every other one is right
     assert budget == {"completions": 112, "sampled_tokens": 36, "forward_tokens": 109, "trained_tokens": 36}
     assert {name: metrics[f"budget/{name}"] for name in budget} == budget
+
+
+def test_replayed_problems_are_learned_from_and_are_no_part_of_the_phases_statistics(
+    bench: Callable[..., Bench],
+) -> None:
+    def right_on_prior(problem: Problem, sample: int) -> str:
+        return f"{int(problem.domain.startswith('strings'))} steps"
+
+    made = bench(right_on_prior)
+    skill = {"domain": {"name": "strings", "operation": "reverse"}, "levels": [5]}
+    settings = changed(data={"prior": {"words": skill}, "replay": 1 / 3})
+    ports = replace(made.ports, course=Course(settings, made.ports.difficulty, make_domain))
+    phase = make_phase("hard", settings.phase["hard"], 6, make_domain, "phase.hard")
+    ports.course.start_phase(phase, ())
+    policy = PolicyRef(COMPOSITION, ("published", 0), 0)
+    _, metrics = train_step(settings, made.variant, phase, ports, policy, "train/0/0", 0, {})
+    check_declared(metrics)
+    assert [group.group.problem.id in phase.pool for group in made.variant.kept[0]] == [True, True, False]
+    assert (metrics["rollout/pass_rate"], metrics["data/replay_pass_rate"]) == (0.0, 1.0)
+    assert metrics["rollout/successes/k_0"] == 1.0 and metrics["data/replay_share"] == 1 / 3
+    assert metrics["rollout/tokens"] == metrics["budget/sampled_tokens"] == 36
 
 
 def test_each_update_is_published_before_the_next_step_samples(bench: Callable[..., Bench]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ductile.config import (
     BranchSettings,
+    DataSettings,
     DifficultySettings,
     HeuristicsSettings,
     MixtureSettings,
@@ -19,6 +20,7 @@ from ductile.config import (
     ObjectiveSettings,
     PhaseSettings,
     ProbeSettings,
+    RolloutSettings,
     RunSettings,
     SelfConditioningSettings,
     SkillSettings,
@@ -26,7 +28,7 @@ from ductile.config import (
 )
 from ductile.domains import jsonl, make_domain
 from ductile.plan import check, make_phase, make_plan, require_problems
-from ductile.settings import SettingsError
+from ductile.settings import SettingsError, build
 
 SUMS = {"name": "chain_sum"}
 WORDS = {"name": "strings", "operation": "reverse"}
@@ -192,6 +194,98 @@ def test_too_few_problems_for_a_step_are_counted_by_level() -> None:
     [line] = caught.value.problems
     assert line.startswith("phase.p: the train split of chain_sum")
     assert "gives 5 different problems (3 at level 4, 2 at level 6), but rollout.groups is 6" in line
+
+
+LADDER = replace(SETTINGS, data=DataSettings(ladder=(2, 3, 5)))
+
+
+def test_each_phase_climbs_the_levels_that_lie_below_its_own() -> None:
+    first, second = make_plan(replace(LADDER, rollout=RolloutSettings(groups=8)), make_domain).phases
+    assert [{problem.level for problem in rung.values()} for rung in first.rungs] == [{2}, {3}]
+    assert [{problem.level for problem in rung.values()} for rung in second.rungs] == [{2}, {3}, {5}]
+    assert {len(rung) for rung in (*first.rungs, *second.rungs)} == {20}  # as many as the phase's own
+    plain = make_plan(SETTINGS, make_domain).phases
+    assert [phase.rungs for phase in plain] == [(), ()] and first.pool == plain[0].pool
+
+
+def test_rung_with_too_few_problems_is_refused() -> None:
+    bits = {"name": "chain_sum", "modulus": 2, "guess_space": 2}
+    settings = replace(LADDER, phase={"bits": replace(PHASE, domain=bits, levels=(12,))})
+    with pytest.raises(SettingsError, match=r"^phase\.bits: the train split .*at level 2\), but rollout.groups is 16"):
+        make_plan(settings, make_domain)
+
+
+def data_lines(phase: Mapping[str, PhaseSettings] = SETTINGS.phase, **data: Any) -> list[str]:
+    return changed(phase=phase, data=DataSettings(**data))
+
+
+ONE = {"first": PHASE}
+SKILLS = {"words": SkillSettings(WORDS, (5,))}
+
+
+def test_replay_needs_something_to_replay_in_some_phase() -> None:
+    (line,) = data_lines(ONE, replay=0.25)
+    assert line.startswith("data.replay: 0.25: there is nothing to replay in any phase; name skills in data.prior")
+    assert data_lines(replay=0.25) == data_lines(ONE, replay=0.25, prior=SKILLS) == data_lines({}, replay=0.25) == []
+
+
+def test_replay_leaves_something_of_every_step_to_the_phase() -> None:
+    (line,) = data_lines(replay=0.95)
+    assert line.startswith("data.replay: 0.95 of rollout.groups=16 can leave none")
+    assert line.endswith("allowed: at most 0.9375")
+    assert data_lines(replay=0.9375) == []
+
+
+def test_prior_skills_are_checked_as_those_of_the_probes_are() -> None:
+    wrong = {"a": SkillSettings({"name": "chain_sums"}, (4,)), "b": SkillSettings(WORDS, (1, 3, 3))}
+    lines = data_lines(prior=wrong)
+    assert [line.split(": ")[0] for line in lines] == [
+        "data.prior.a.domain.name",
+        "data.prior.b.levels",
+        "data.prior.b.levels[0]",
+    ]
+    (line,) = data_lines(prior=dict.fromkeys(("a b", "a_b"), SKILLS["words"]))
+    assert line == "data.prior.a_b: it and data.prior.a b are both 'a_b' in metric names; rename one"
+
+
+def test_domain_of_the_branch_is_not_replayed() -> None:
+    prior = {"sorting": SkillSettings({"name": "sort_digits"}, (4,))}
+    (line,) = data_lines(prior=prior, replay=0.25)
+    assert line.startswith("data.prior.sorting.domain: sort_digits(") and "is also the domain of probe.branch" in line
+    assert data_lines(prior=prior) == []
+
+
+def test_hints_need_worked_solutions(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"question": "{n}?", "answer": "{n}"}}\n' for n in range(40)))
+    rows = {"name": "jsonl", "path": str(tmp_path / "rows.jsonl")}
+    (line,) = data_lines({**ONE, "rows": PhaseSettings(domain=rows, levels=(1,), pool=16)}, hint=0.5)
+    assert line.startswith("data.hint: jsonl(") and "of phase.rows has no worked solutions" in line
+    assert data_lines(hint=0.5) == []
+
+
+def test_ladder_level_that_no_phase_can_climb_is_a_mistake() -> None:
+    (line,) = data_lines(ladder=(1, 3, 5, 12))
+    assert line == (
+        "data.ladder: [1, 12]: no phase's domain has them below the phase's own; "
+        "allowed: 2 to 3 in phase.first; 2 to 11 in phase.second"
+    )
+    assert data_lines(ladder=(3, 5)) == data_lines({}, ladder=(1,)) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        ({"replay": 0.6, "review": 0.5}, "data.replay: 0.6 and review (0.5) together are more than the whole step"),
+        ({"hint": 0.2, "hint_end": 0.5}, "data.hint_end: 0.5 is more than hint (0.2): hints fall (did you swap them?)"),
+        ({"hint_steps": 5}, "data.hint_steps: 5 is never read: hint is 0; set hint, or leave hint_steps out"),
+        ({"ladder": [4, 2]}, "data.ladder: [4, 2] must rise from one level to the next"),
+        ({"ladder": [2, 2]}, "data.ladder: [2, 2] must rise from one level to the next"),
+    ],
+)
+def test_data_settings_that_contradict_each_other_are_a_mistake(data: dict[str, Any], line: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(RunSettings, {"data": data})
+    assert caught.value.problems == (line,)
 
 
 def test_level_listed_twice_is_a_mistake() -> None:

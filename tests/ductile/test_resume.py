@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ductile.config import ArchitectureSettings, RunSettings
+from ductile.domains.base import content_hash
 from ductile.identity import identify
 from ductile.judge import LocalJudge
 from ductile.learner import make_learner
@@ -95,7 +96,7 @@ def settings(**changed: Any) -> RunSettings:
 
 def start(wanted: RunSettings, model: Path, folder: Path, tracker: MemoryTracker) -> tuple[list[dict[str, Any]], Ports]:
     variant = make_variant(wanted.variant)
-    learner = make_learner(wanted, variant, model, model)
+    learner = make_learner(wanted, variant, model, model, folder / "run" / "models")
     ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
     return run(wanted, variant, ports, identify(wanted, [model])), ports
 
@@ -254,6 +255,57 @@ def test_refilled_and_imitating_runs_resume_exactly(changed, stop_at, model, tmp
         assert any(value > 1 for (_, name), value in whole.logged.items() if name == "rollout/refill_factor")
     for name, tensor in straight.learner.weights().items():
         assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
+REMEDIES: dict[str, Any] = {
+    "phase": {
+        "easy": {"domain": {"name": "chain_sum"}, "levels": [4], "steps": 5, "pool": 12},
+        "hard": {"domain": {"name": "sort_digits"}, "levels": [4], "steps": 4, "pool": 12},
+    },
+    "rollout": {"groups": 4, "group_size": 2, "max_tokens": 3},
+    "probe": {"probes": [], "prior": {}},
+    "data": {
+        "prior": {"words": {"domain": {"name": "strings", "operation": "reverse"}, "levels": [3]}},
+        "replay": 0.25, "review": 0.25, "review_every": 2, "mastered": 0.5, "hint": 0.8, "hint_end": 0.2,
+        "ladder": [2, 3], "ladder_rate": 0.5, "defer_after": 1, "defer_steps": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def drawn_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right or wrong by the problem and the policy's version: an untrained model would never be right."""
+
+    def judge(self: LocalJudge, groups: Sequence[Group]) -> list[JudgedGroup]:
+        return [
+            JudgedGroup(
+                group,
+                tuple(
+                    Verdict(float(content_hash(f"{c.problem_id} {c.sample} {c.policy_version}") % 2), "direct")
+                    for c in group.completions
+                ),
+            )
+            for group in groups
+        ]
+
+    monkeypatch.setattr(LocalJudge, "judge", judge)
+
+
+def test_run_with_every_remedy_resumes_exactly_wherever_it_was_cut(drawn_verdicts, model, tmp_path) -> None:
+    wanted, tracker = settings(**REMEDIES), MemoryTracker()
+    _, ports = start(wanted, model, tmp_path / "whole", tracker)
+    seen = {name: [v for (_, n), v in tracker.logged.items() if n == name] for _, name in tracker.logged}
+    assert seen["data/replay_share"] == [0.25] * 9
+    for name in ("data/review_share", "data/deferred_share", "data/rung"):
+        assert max(seen[name]) > 0, f"the run does not show {name}"
+    for stop_at in (3, 6, 9):  # inside the first phase, before its boundary, inside the second
+        first, second, folder = MemoryTracker(stop_at), MemoryTracker(), tmp_path / str(stop_at)
+        with pytest.raises(Interrupted):
+            start(wanted, model, folder, first)
+        _, resumed = start(wanted, model, folder, second)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in ports.learner.weights().items():
+            assert torch.equal(resumed.learner.weights()[name], tensor), name
 
 
 def test_finished_run_returns_what_it_measured_and_trains_nothing(model, tmp_path) -> None:

@@ -177,20 +177,20 @@ def test_each_domain_takes_its_own_adapter_up_again(make: Make) -> None:
     trained(learner, "b")
     of_b = {name: tensor.clone() for name, tensor in learner._state.items() if is_adapter(name)}
     assert learner.experts().keys() == {"a"} and len(moved(of_a, of_b)) == 14
-    before, slow = copied(learner.weights()), learner.channels()["slow"]
+    before, slow = copied(learner.weights()), learner.channels()["a"]["slow"]
     learner.start_phase("a")
     assert same({name: learner._state[name] for name in of_a}, of_a)
-    assert same(learner.experts()["b"][1] or {}, before) and same(learner.channels()["slow"], slow)
+    assert same(learner.experts()["b"][1] or {}, before) and same(learner.channels()["a"]["slow"], slow)
 
 
 def test_channels_are_the_slow_weights_alone_and_the_fast_part_on_the_base(make: Make) -> None:
     base, name = make({}).weights(), "model.layers.0.mlp.up_proj.weight"
     learner = trained(make(FAST_LORA), "a", 2)
-    slow, fast = (learner.channels()[which][name] - base[name] for which in ("slow", "fast"))
+    slow, fast = (learner.channels()["a"][which][name] - base[name] for which in ("slow", "fast"))
     assert torch.allclose(slow + fast, learner.weights()[name] - base[name], atol=1e-5)
     assert torch.linalg.matrix_rank(fast, atol=1e-4) == 2 and slow.any()
     learner = trained(make(FAST_PREFIX), "a", 2)
-    fast_state = learner.channels()["fast"]
+    fast_state = learner.channels()["a"]["fast"]
     assert same({n: t for n, t in fast_state.items() if not is_prefix(n)}, base)
     assert moved(fast_state, make(FAST_PREFIX).weights()) == {"model.embed_tokens.prefix"}
     assert make(LORA).channels() == {} and make({}).channels() == {}
@@ -244,7 +244,7 @@ def test_branch_begins_at_the_snapshot_and_meets_its_own_domain(
     assert same(branch.weights(), before) and same(branch._state, run._state)
     branch.start_phase("c")
     if kind == "fast_lora":
-        assert same(branch.weights(), run.channels()["slow"])  # nothing fast is known of the new domain yet
+        assert same(branch.weights(), run.channels()["a"]["slow"])  # nothing fast is known of the new domain yet
     else:
         assert same(branch.weights(), before)
     batch = batch_of(branch, "c", "s")

@@ -255,8 +255,18 @@ def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
         "rotate_alone",
     )  # so does the branch of too_hard: plan.check refuses the two together
     for experiment in [name for name in presets("experiment") if not (rotates and name == "too_hard")]:
+        if not _fits(variant, plan, experiment):
+            continue
         settings = run(f"experiment={experiment}", f"plan={plan}", f"variant={variant}")
-        assert (settings.plan, settings.variant.name) == (plan, variant)
+        assert settings.plan == plan
+        assert settings.variant.name == (variant if variant in VARIANTS else "parameter_only")
+
+
+def _fits(variant: str, plan: str, experiment: str) -> bool:
+    """Whether a remedy finds something to do: plan.check refuses it where it does not."""
+    if variant == "ladder":
+        return plan in ("none", "guessable", "honest", "too_hard_then_shift")
+    return variant != "replay" or experiment != "none" or plan in ("none", "sequence", "too_hard_then_shift")
 
 
 @pytest.mark.parametrize("variant", [preset for preset in presets("variant") if preset not in VARIANTS])

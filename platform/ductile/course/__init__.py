@@ -1,5 +1,5 @@
 """What each step asks: the phase's own problems as the difficulty service selects them, and remedies in the data."""
 
-from ductile.course.course import Course
+from ductile.course.course import Course, without_remedies
 
-__all__ = ["Course"]
+__all__ = ["Course", "without_remedies"]

@@ -1,59 +1,165 @@
-"""The course: which problems a step asks, and what is learned of them."""
+"""The course: which problems a step asks and how, and what is learned of them.
+
+    replayed + reviewed + selected = rollout.groups, no problem twice; selected: by the difficulty service, among the
+    problems of the ladder's rung that are neither reviewed nor deferred; reviewed and selected ones with a hint
+
+Replayed problems are trained on as the others are. They are no part of the phase: the difficulty table, the ladder, the
+review queue and the rollout statistics do not see them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from ductile.config import RunSettings
+from ductile.config import DataSettings, RunSettings
+from ductile.course.deferral import Deferral
+from ductile.course.hints import hint_share, hinted
+from ductile.course.ladder import Ladder
+from ductile.course.outcomes import Outcomes, pass_rate, successes
+from ductile.course.replay import Replay, make_replay
+from ductile.course.review import Review
 from ductile.plan import Phase, ResolveDomain
 from ductile.ports import DifficultyService
-from ductile.problem import SUCCESS, JudgedGroup, Problem, by_problem, pooled_rewards
+from ductile.problem import JudgedGroup, Problem
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a step asked; it is never in a checkpoint, since none lies between asking and observing.
+
+    replayed, reviewed: ids; eligible: those that the difficulty service selected from, in its order; deferred: share of
+    the rung's problems that were deferred; hint: share of the work that was given.
+    """
+
+    replayed: frozenset[str] = frozenset()
+    reviewed: tuple[str, ...] = ()
+    eligible: tuple[str, ...] = ()
+    deferred: float = 0.0
+    hint: float = 0.0
+    last_rung: int = 0
 
 
 class Course:
-    """Asks what the difficulty service selects. Every rank has its own; they stay alike."""
+    """Composes the remedies of `data.*`; with none of them it asks what the difficulty service selects.
+
+    Every rank has its own; they stay alike. A branch has one without remedies (`without_remedies`): it measures the
+    plasticity of a policy under the run's way of updating, and remedies in the data belong to the plan.
+    """
 
     def __init__(self, settings: RunSettings, difficulty: DifficultyService, resolve: ResolveDomain) -> None:
         self._settings, self._difficulty, self._resolve = settings, difficulty, resolve
+        self._replay = Replay()
+        self._begin()
 
     def start_phase(self, phase: Phase, earlier: Sequence[Phase]) -> None:
-        """The phase that begins, and those of the plan that are over."""
-        self._difficulty.start_phase(list(phase.pool))
+        """The phase that begins, and those of the plan that are over. Every remedy begins anew."""
+        self._difficulty.start_phase([*phase.pool, *chain.from_iterable(phase.rungs)])
+        self._begin()
+        self.resume_phase(phase, earlier)
+
+    def resume_phase(self, phase: Phase, earlier: Sequence[Phase]) -> None:
+        """Go on within a phase, after `restore`."""
+        self._replay = make_replay(self._settings, phase, earlier, self._resolve)
 
     def ask(self, phase: Phase, step: int, seed: int) -> list[Problem]:
-        """`rollout.groups` different problems for a step of the phase."""
-        ids = self._difficulty.select(self._settings.rollout.groups, step, seed)
-        return [phase.pool[id] for id in ids]
+        """`rollout.groups` different problems for a step of the phase: selected, reviewed, replayed ones."""
+        groups, pool = self._settings.rollout.groups, self._ladder.pool(phase)
+        replayed = self._replay.ask(step, seed)
+        left = groups - len(replayed)
+        reviewed = self._review.ask(groups, step)[:left]
+        others = left - len(reviewed)
+        self._asked = Asked(
+            replayed=frozenset(problem.id for problem in replayed),
+            reviewed=tuple(reviewed),
+            eligible=tuple(self._deferral.eligible((id for id in pool if id not in reviewed), step, others)),
+            deferred=len(self._deferral.deferred(pool, step)) / len(pool),
+            hint=hint_share(self._settings.data, step, phase.steps),
+            last_rung=len(phase.rungs),
+        )
+        ids = self._select(phase, others, step, seed)
+        return [*self._own(phase, [*ids, *reviewed]), *replayed]
 
     def more(self, phase: Phase, step: int, seed: int, asked: Collection[str], count: int) -> list[Problem]:
-        """Up to `count` problems for the same step that are not among the ids `asked`; fewer when the pool has no more.
+        """Up to `count` problems for the same step that are not among the ids `asked`; fewer when there are no more.
 
-        They follow those that `ask` gave: the difficulty service's rule goes on down its list.
+        They follow those that `ask` selected: the difficulty service's rule goes on down its list.
         """
-        wanted = min(len(asked) + count, len(phase.pool))
-        others = [id for id in self._difficulty.select(wanted, step, seed) if id not in asked]
-        return [phase.pool[id] for id in others[:count]]
+        wanted = min(len(asked) + count, len(self._asked.eligible))
+        others = [id for id in self._select(phase, wanted, step, seed) if id not in asked]
+        return self._own(phase, others[:count])
+
+    def own(self, judged: Sequence[JudgedGroup]) -> list[JudgedGroup]:
+        """Those of the step's groups that are the phase's own: all but the replayed ones."""
+        return [group for group in judged if group.group.problem.id not in self._asked.replayed]
 
     def observe(self, judged: Sequence[JudgedGroup], step: int) -> dict[str, float]:
-        """What came of the step's problems; returns metrics."""
-        return self._difficulty.observe(successes(judged), step)
+        """What came of the problems that were asked last; returns metrics."""
+        asked, outcomes = self._asked, successes(judged)
+        own = {id: outcome for id, outcome in outcomes.items() if id not in asked.replayed}
+        metrics = self._difficulty.observe(own, step) | self._describe(outcomes)
+        self._review.observe(own)
+        self._deferral.observe(own, step)
+        selected = {id: outcome for id, outcome in own.items() if id not in asked.reviewed}
+        self._ladder.observe(selected, asked.last_rung)
+        return metrics
 
     def snapshot(self) -> Mapping[str, Any]:
         """Everything but the difficulty service's table, as plain values that `restore` takes."""
-        return {}
+        return {
+            "review": list(self._review.queue),
+            "rung": self._ladder.rung,
+            "failed": dict(self._deferral.failed),
+            "until": dict(self._deferral.until),
+        }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Become what `snapshot` returned."""
+        """Become what `snapshot` returned; within a phase, `resume_phase` follows."""
+        data = self._settings.data
+        self._review = Review(data, list(snapshot["review"]))
+        self._ladder = Ladder(data.ladder_rate, snapshot["rung"])
+        self._deferral = Deferral(data, dict(snapshot["failed"]), dict(snapshot["until"]))
+
+    def _begin(self) -> None:
+        data = self._settings.data
+        self._review, self._ladder, self._deferral = Review(data), Ladder(data.ladder_rate), Deferral(data)
+        self._asked = Asked()
+
+    def _select(self, phase: Phase, count: int, step: int, seed: int) -> list[str]:
+        whole = len(phase.pool) + sum(map(len, phase.rungs))
+        eligible = self._asked.eligible
+        return self._difficulty.select(count, step, seed, None if len(eligible) == whole else eligible)
+
+    def _own(self, phase: Phase, ids: Sequence[str]) -> list[Problem]:
+        """The phase's problems of these ids as they are asked in the step."""
+        pools = (phase.pool, *phase.rungs)
+        problems = [next(pool[id] for pool in pools if id in pool) for id in ids]
+        if not self._settings.data.hint:
+            return problems
+        return [hinted(problem, phase.domain, self._asked.hint) for problem in problems]
+
+    def _describe(self, outcomes: Outcomes) -> dict[str, float]:
+        """The metrics of the remedies that are on."""
+        data, asked, metrics = self._settings.data, self._asked, {}
+        if data.replay:
+            metrics["data/replay_share"] = len(asked.replayed) / len(outcomes)
+            rate = pass_rate({id: outcome for id, outcome in outcomes.items() if id in asked.replayed})
+            metrics |= {} if rate is None else {"data/replay_pass_rate": rate}
+        if data.review:
+            metrics["data/review_share"] = len(asked.reviewed) / len(outcomes)
+            regressed = self._review.regressed(asked.reviewed, outcomes)
+            metrics |= {} if regressed is None else {"data/review_regressed": regressed}
+        if data.hint:
+            metrics["data/hint"] = asked.hint
+        if data.ladder:
+            metrics["data/rung"] = float(self._ladder.rung)
+        if data.defer_after:
+            metrics["data/deferred_share"] = asked.deferred
+        return metrics
 
 
-def successes(judged: Sequence[JudgedGroup]) -> dict[str, tuple[int, int]]:
-    """Problem id -> (successes, judged completions); a reward above one half is a success."""
-    counts = {}
-    for groups in by_problem(judged):
-        rewards = pooled_rewards(groups)
-        known = rewards[~np.isnan(rewards)]
-        counts[groups[0].group.problem.id] = (int((known > SUCCESS).sum()), len(known))
-    return counts
+def without_remedies(settings: RunSettings) -> RunSettings:
+    """The same settings with nothing of `data.*`."""
+    return replace(settings, data=DataSettings())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,20 @@ class DifficultyTable:
         self._visits = np.concatenate([self._visits, np.zeros(len(new), np.int64)])
         self._pool = np.array([self._rows[id] for id in self._ids], np.int64)
 
-    def select(self, count: int, step: int, seed: int) -> list[str]:
-        """`count` problem ids for a step, without repeats while the pool has enough."""
+    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
+        """`count` problem ids for a step, without repeats while the pool has enough.
+
+        among: the ids of the pool that may be selected; None: all of them.
+        """
         now = self._start + step
-        estimates = self._estimator.predict(self._pool, now)
+        ids, rows = self._ids, self._pool
+        if among is not None:
+            allowed = set(among)
+            ids = [id for id in ids if id in allowed]
+            rows = np.array([self._rows[id] for id in ids], np.int64)
+        estimates = self._estimator.predict(rows, now)
         chosen = select(self._rule, estimates, count, self._settings, seed, now)
-        return [self._ids[position] for position in chosen]
+        return [ids[position] for position in chosen]
 
     def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
         """Take in problem id -> (successes, judged completions) and return the table's metrics after it.

@@ -55,6 +55,12 @@ class ComposedPolicy(nn.Module):
     def _models(self) -> dict[str, PreTrainedModel]:
         return dict(self.members.items())  # type: ignore[arg-type]
 
+    def set_coefficients(self, composition: Composition) -> None:
+        """Weigh the same models as another composition of them does; raises `ValueError` for one of others."""
+        if composition.models != self.composition.models:
+            raise ValueError(f"composition of other models: {composition.models}, loaded: {self.composition.models}")
+        self.composition = composition
+
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
         """Copy a state dict into the trainable member; soft prefixes that it lacks stay as they are."""
         own = {name: tensor for name, tensor in self.trainable.state_dict().items() if is_prefix(name)}
@@ -64,7 +70,7 @@ class ComposedPolicy(nn.Module):
         """Logits of a batch of whole sequences.
 
         ids, mask: [row, position] int64, padding is 0 in `mask`; `trained` stands in for the trainable member.
-        Returns [row, position, vocabulary] float32. A policy that has no soft prefix reads the ids as if none were there.
+        Returns [row, position, vocabulary] float32. Without a soft prefix it reads the ids as if there were none.
         """
         if not self.prefixed:
             mask = mask * (ids < self.vocabulary)

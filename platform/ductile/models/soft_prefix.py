@@ -19,7 +19,7 @@ class PrefixedEmbedding(nn.Embedding):
     """Token embeddings with rows of a soft prefix after them: `weight` as it was, and `prefix` [rows, width]."""
 
     def __init__(self, tokens: nn.Embedding, rows: int) -> None:
-        """The table of `tokens` is shared, ties and all. Each row begins as the embedding of a token drawn by its number."""
+        """The table of `tokens` is shared, ties and all. Each row begins as a token drawn by its number."""
         super().__init__(
             tokens.num_embeddings, tokens.embedding_dim, padding_idx=tokens.padding_idx, _weight=tokens.weight.detach()
         )

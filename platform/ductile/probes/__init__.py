@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ductile.probes.alphas import AlphasProbe
 from ductile.probes.base import Probe, ProbeContext, ProbeResult
 from ductile.probes.branch import BranchProbe
 from ductile.probes.channels import ChannelsProbe
@@ -38,6 +39,7 @@ PROBES: dict[str, Probe] = {
         SelfConditioningProbe(),
         HeuristicsProbe(),
         ChannelsProbe(),
+        AlphasProbe(),
         BranchProbe(),
     )
 }

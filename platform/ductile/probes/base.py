@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ductile.config import PhaseSettings, ProbeSettings, RolloutSettings
 from ductile.contexts.context import SEED, Context
-from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
+from ductile.ports import Composition, Judge, PolicyRef, RolloutPool, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Split
 
 STREAM = "probe/eval"
@@ -64,6 +64,7 @@ class ProbeContext:
     objective:    what it would minimise: an `rl.objective.Objective`.
     channels:     phase -> base_seed, base_evolved, trained_seed, trained_evolved -> its cell, where it can be measured;
                   of the phases whose domain has a fast channel (`ductile.channels`).
+    at_alpha:     the policy's models composed with another alpha; None where the policy has no such weight.
     history:      the results of the boundaries before this one.
     run_branch:   trains throw-away copies of the learner and of the base (`branch.Branches.measured`); returns
                   `probes.branch.Arms`, or None when they go on beside the run. Itself None inside a phase.
@@ -87,6 +88,7 @@ class ProbeContext:
     objective: Any = None
     channels: Mapping[str, Mapping[str, Arm]] = field(default_factory=dict)
     bare_pool: RolloutPool | None = None
+    at_alpha: Callable[[float], Composition] | None = None
     _groups: dict[tuple[str, Sampling, str], Group] = field(default_factory=dict, init=False, repr=False)
     _judged: dict[tuple[Sampling, str], JudgedGroup] = field(default_factory=dict, init=False, repr=False)
 

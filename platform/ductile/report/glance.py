@@ -18,6 +18,7 @@ _COLUMNS: tuple[tuple[str, str, int, float], ...] = (
     ("Training\nseconds", "training_s", 0, 1),
     ("Sampled\nthousand tokens", "sampled_tokens", 0, 1e-3),
     ("Forward passes\nthousand tokens", "forward_tokens", 0, 1e-3),
+    ("Forward passes\na sampled token", "forward_per_token", 1, 1),
 )
 """Head, measure, digits and scale of each column."""
 
@@ -35,7 +36,8 @@ def glance(summary: Mapping[str, Any]) -> TextTable:
         tuple(rows),
         "After the last phase. New skill: the last phase's. Plasticity: area under the branch's curve over the fresh "
         "base's. KL to the base on prior-skill prompts. Seconds: RL steps without probes. Forward passes: tokens "
-        "sampled to train on, times the models that each passed through. ±: half of the 95% t interval over seeds.",
+        "sampled to train on, times the models that each passed through; a sampled token: with updates and "
+        "distillation, prompts of the updates included. ±: half of the 95% t interval over seeds.",
     )
 
 

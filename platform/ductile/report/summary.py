@@ -15,11 +15,12 @@ import numpy as np
 
 from ductile.problem import SHORTCUTS
 from ductile.report.continual import matched_kls, sequence_transfer, transfers
+from ductile.report.gap import gap_closed
 from ductile.report.onset import LENGTH_FACTOR, ORDERS, PRIOR_FALL, SHORTCUT_RISE, Onset, onset
 from ductile.report.records import ReportContext, RunRecord, of_cell, ordered
 from ductile.report.statistics import Estimate, bootstrap_interval, estimate, paired_difference
 
-SCHEMA = "ductile.summary/2"
+SCHEMA = "ductile.summary/3"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ MEASURES: tuple[Measure, ...] = (
     _spent("completions", "budget/completions", "count"),
     _spent("sampled_tokens", "budget/sampled_tokens", "tokens"),
     _spent("forward_tokens", "budget/forward_tokens", "tokens"),
+    _spent("learner_forward_tokens", "budget/learner_forward_tokens", "tokens"),
+    _spent("forward_per_token", "budget/forward_per_token", "ratio"),
 )
 
 COMPARED = ("prior_after", "forgetting", "new_after", "branch_end", "branch_auc_ratio", "kl_forward_prior")
@@ -120,6 +123,7 @@ def summarise(records: Sequence[RunRecord], context: ReportContext) -> dict[str,
         "differences": _differences(cells, variants),
         "transfer": [row for plan in plans for variant in variants for row in _transfer(finished, plan, variant)],
         "matched_kl": [row for plan in plans for row in _matched_kl(finished, plan, variants)],
+        "gap_closed": [row for plan in plans for row in gap_closed(finished, plan, variants)],
         "thresholds": {"length_factor": LENGTH_FACTOR, "shortcut_rise": SHORTCUT_RISE, "prior_fall": PRIOR_FALL},
         "settings": dict(context.settings),
         "versions": dict(context.versions),

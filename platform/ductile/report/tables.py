@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ductile.report.gap import gap_table
 from ductile.report.records import FINISHED
 from ductile.report.sequences import matched_kl, phase_transfer, sequences
 from ductile.report.text import NOTHING, TextTable, change, interval
@@ -27,6 +28,7 @@ def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
         sequences(summary),
         phase_transfer(summary),
         matched_kl(summary),
+        gap_table(summary),
         _onsets(summary),
         _differences(summary),
         _not_finished(summary),

@@ -17,7 +17,7 @@ import torch
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy, without_prefixes
 from ductile.models.load import load_tokenizer
-from ductile.ports import Composition, Divergence, PolicyRef, Sampling
+from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.divergence import divergence
 from ductile.sampling.sampler import sample
@@ -27,6 +27,9 @@ KEPT_POLICIES = 4
 
 Place = Literal["policy", "reference", "untouched"]
 """Where a loaded policy stands: what is measured, what it is compared with, and the folders as they are."""
+
+Key = tuple[object, Place]
+"""What is loaded, and where."""
 
 T = TypeVar("T")
 
@@ -52,8 +55,8 @@ class RolloutWorker:
             torch.set_num_threads(threads)
         self._dtype = dtype
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._policies: OrderedDict[tuple[Composition, Place], ComposedPolicy] = OrderedDict()
-        self._loaded: dict[tuple[Composition, Place], str] = {}
+        self._policies: OrderedDict[Key, ComposedPolicy] = OrderedDict()
+        self._loaded: dict[Key, str] = {}
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """`sampling.samples` completions of each problem, in order."""
@@ -69,10 +72,12 @@ class RolloutWorker:
         return measure(LoadedPolicy(self._policy(policy)))
 
     def _policy(self, ref: PolicyRef, place: Place = "policy") -> ComposedPolicy:
-        # One composition can be loaded at every place at once. Two trained versions must never share one when they are
-        # compared, and the untouched one, which never changes, is kept but once.
+        # The same models can be loaded at every place at once. Two trained versions must never share one when they are
+        # compared, and the untouched one, which never changes, is kept but once. Coefficients are not part of the key:
+        # they are set at each call, so that a schedule or a sweep of alpha loads nothing anew. Only untouched models,
+        # which may stand on both sides of a comparison, are kept for each of them.
         composition = without_prefixes(ref.composition) if ref.weights is None else ref.composition
-        key: tuple[Composition, Place] = (composition, "untouched" if ref.weights is None else place)
+        key: Key = (composition, "untouched") if ref.weights is None else (ref.composition.models, place)
         if key not in self._policies:
             self._policies[key] = ComposedPolicy.load(composition, self._dtype).to(self._device)
             self._loaded.pop(key, None)
@@ -80,6 +85,7 @@ class RolloutWorker:
         while len(self._policies) > KEPT_POLICIES:
             self._loaded.pop(self._policies.popitem(last=False)[0], None)
         policy = self._policies[key]
+        policy.set_coefficients(composition)
         if ref.weights is not None and self._loaded.get(key) != ref.weights.token:
             policy.load_trainable(ref.weights.state)
             self._loaded[key] = ref.weights.token

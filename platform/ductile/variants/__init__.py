@@ -15,6 +15,7 @@ from ductile.variants.fast_slow import FastSlow
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
 from ductile.variants.proxy import Proxy
+from ductile.variants.self_proxy import SelfProxy
 
 VARIANTS: dict[
     str,
@@ -23,12 +24,14 @@ VARIANTS: dict[
     | type[Proxy]
     | type[ExpertIteration]
     | type[FastSlow]
+    | type[SelfProxy]
     | type[FastPrefix]
     | type[FastLora],
 ] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
     "proxy": Proxy,
+    "self_proxy": SelfProxy,
     "expert_iteration": ExpertIteration,
     "fast_slow": FastSlow,
     "fast_prefix": FastPrefix,

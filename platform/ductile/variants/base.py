@@ -64,6 +64,28 @@ class Checked(Protocol):
         """A line for each mistake, beginning with the option's name."""
 
 
+@runtime_checkable
+class Dialled(Protocol):
+    """A variant whose policy has a weight alpha in logit space, which may change as the run goes on."""
+
+    alpha: float
+    alpha_end: float | None
+
+    def at_alpha(self, composition: Composition, alpha: float) -> Composition:
+        """The same models with another alpha."""
+
+
+def scheduled_alpha(variant: Dialled, done: int, steps: int) -> float:
+    """Alpha when so many of the run's RL steps are done: linear from `alpha` to `alpha_end`, which the last step has.
+
+    alpha_i = alpha + (alpha_end - alpha) * min(i, n - 1) / (n - 1),  i steps done of n.
+    """
+    if variant.alpha_end is None:
+        return variant.alpha
+    share = min(done, steps - 1) / (steps - 1) if steps > 1 else 0.0
+    return variant.alpha + (variant.alpha_end - variant.alpha) * share
+
+
 def policy_gradient(settings: ObjectiveSettings) -> Objective:
     """The policy loss and the entropy bonus that the settings name, with no KL."""
     return Objective(

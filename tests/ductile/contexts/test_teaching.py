@@ -59,7 +59,7 @@ def format_of(question: str, answer: str) -> str:
     right = str(sum(map(int, digits)) % 10) if question[0] == "s" else "".join(sorted(digits))
     work, _, stated = answer.partition("#")
     assert stated == right
-    return "trace" if "+" in work else "counts" if "," in work else "direct" if not work else work
+    return "trace" if "+" in work else "counts" if "," in work else work or "direct"
 
 
 def test_shares_are_those_that_are_set_and_independent() -> None:

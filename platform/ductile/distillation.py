@@ -1,0 +1,142 @@
+"""Distillation of a composed policy into one model: the slow update of a proxy.
+
+    loss = mean over completion tokens of KL(teacher || student),  exact over the vocabulary
+
+on completions that the teacher samples (word- and sequence-level distillation are Hinton et al., arXiv 1503.02531, and
+Kim and Rush, arXiv 1606.07947; forward KL on the teacher's own samples is the mode-covering one). Each completion is
+seen once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ductile.config import LearnerSettings, RunSettings
+from ductile.models.compose import ComposedPolicy, position_ids
+from ductile.models.kept import fingerprint, kept
+from ductile.models.load import DTYPES, load_model
+from ductile.ports import Composition, PolicyRef, Sampling
+from ductile.problem import Group, Problem
+from ductile.rl.batch import pad_rows
+
+if TYPE_CHECKING:  # steps import variants, and they this
+    from ductile.plan import Phase
+    from ductile.step import StepPorts
+
+Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
+"""Token ids of prompt and completion."""
+
+
+def distilled_base(settings: RunSettings, ended: Phase, stream: str, steps: int, ports: StepPorts) -> str:
+    """Folder of the policy's base, trained to answer as the whole policy does on the ended phase's problems.
+
+    Each of the steps learns from one completion each of `rollout.groups` problems. The learner is charged for sampling
+    and training. The folder is named by what it is made from: doing it again, after an interruption or in a branch,
+    samples the same completions and finds it.
+    """
+    learner, count = ports.learner, steps * settings.rollout.groups
+    composition, weights, models = learner.composition, learner.weights(), learner.models
+    if models is None:
+        raise RuntimeError("distillation: this learner has no folder for models; give `models` when it is made")
+    policy = PolicyRef(composition, ports.pool.publish(weights), learner.version)
+    problems = _problems(ended, count, settings.seed, stream)
+    rollout = settings.rollout
+    samples = -(-count // len(problems))
+    sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
+    groups = ports.pool.generate(policy, problems, sampling)
+    rows = _in_turn(groups)[:count]
+    base = composition.members[0]
+
+    def make() -> PreTrainedModel:
+        teacher = ComposedPolicy.load(composition, settings.model.dtype)
+        teacher.load_trainable(weights)
+        student = load_model(base.path, "float32")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        distil(teacher.to(device), student.to(device), rows, steps, settings.learner, rollout.temperature)
+        return student.to(device="cpu", dtype=DTYPES[settings.model.dtype])
+
+    sampled = sum(len(completion.tokens) for group in groups for completion in group.completions)
+    learner.spend(
+        {
+            "completions": sum(len(group.completions) for group in groups),
+            "sampled_tokens": sampled,
+            "forward_tokens": sampled * len(composition.members),
+            "learner_forward_tokens": sum(len(p) + len(c) for p, c in rows) * (len(composition.members) + 1),
+            "trained_tokens": sum(len(c) for _, c in rows),
+        }
+    )
+    name = f"base-{fingerprint(dict(weights))}-{_digest(rows, composition, settings, steps)}"
+    return str(kept(models, name, base.path, make))
+
+
+def distil(
+    teacher: ComposedPolicy,
+    student: PreTrainedModel,
+    rows: Sequence[Pair],
+    steps: int,
+    settings: LearnerSettings,
+    temperature: float,
+) -> list[float]:
+    """Train the student in place; returns the loss of each step before it, nats a token at the temperature.
+
+    Step i learns from rows i, i + steps, ...: AdamW with the learner's learning rate, betas and clip.
+    """
+    student.requires_grad_(True)
+    betas = (settings.betas[0], settings.betas[1])
+    optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas, weight_decay=settings.weight_decay)
+    losses = []
+    for step in range(steps):
+        padded = pad_rows(rows[step::steps], teacher.device)
+        with torch.no_grad():
+            target = torch.log_softmax(teacher(padded.ids, padded.mask)[:, :-1] / temperature, dim=-1)
+        output = student(
+            input_ids=padded.ids, attention_mask=padded.mask, position_ids=position_ids(padded.mask), use_cache=False
+        )
+        logits = output.logits[:, :-1, : teacher.vocabulary].float() / temperature
+        loss = forward_kl(target, torch.log_softmax(logits, dim=-1), padded.completion)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(student.parameters(), settings.clip)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def forward_kl(teacher: Tensor, student: Tensor, inside: Tensor) -> Tensor:
+    """Mean over the positions inside of KL(teacher || student). Both: [row, position, vocabulary] log-probabilities."""
+    kl = torch.where(teacher > -torch.inf, teacher.exp() * (teacher - student), 0.0).sum(dim=-1)
+    return (kl * inside).sum() / inside.sum()
+
+
+def _problems(ended: Phase, count: int, seed: int, stream: str) -> list[Problem]:
+    """At most `count` problems of the phase's pool, in an order of the stream's own."""
+    ids = sorted(ended.pool)
+    keys = [int.from_bytes(hashlib.sha256(f"{seed}/{stream}/{id}".encode()).digest()[:8]) for id in ids]
+    return [ended.pool[ids[i]] for i in np.argsort(keys, kind="stable")[:count]]
+
+
+def _in_turn(groups: Sequence[Group]) -> list[Pair]:
+    """Every group's first completion, then every group's second, and so on."""
+    turns = zip(*(group.completions for group in groups), strict=True)
+    return [
+        (group.prompt_tokens, completion.tokens)
+        for turn in turns
+        for group, completion in zip(groups, turn, strict=True)
+    ]
+
+
+def _digest(rows: Sequence[Pair], composition: Composition, settings: RunSettings, steps: int) -> str:
+    """Names whatever else the result depends on."""
+    digest = hashlib.sha256(repr((composition, settings.learner, settings.rollout.temperature, steps)).encode())
+    for pair in rows:
+        for ids in pair:
+            digest.update(len(ids).to_bytes(4) + ids.astype(np.int32).tobytes())
+    return digest.hexdigest()[:16]

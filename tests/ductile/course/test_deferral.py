@@ -1,0 +1,52 @@
+"""A problem that keeps failing is left alone for a while, comes back, and is never lost."""
+
+from __future__ import annotations
+
+from ductile.config import DataSettings
+from ductile.course.deferral import Deferral
+
+SETTINGS = DataSettings(defer_after=2, defer_steps=3)
+IDS = ["a", "b", "c", "d"]
+
+
+def failed_twice(id: str, steps: tuple[int, int] = (0, 1)) -> Deferral:
+    deferral = Deferral(SETTINGS)
+    for step in steps:
+        deferral.observe({id: (0, 4)}, step)
+    return deferral
+
+
+def test_two_visits_without_success_defer_for_three_steps() -> None:
+    deferral = failed_twice("b")
+    asked = [deferral.eligible(IDS, step, 1) for step in range(2, 6)]
+    assert asked == [["a", "c", "d"]] * 3 + [IDS]
+
+
+def test_one_more_failure_defers_again_and_one_success_clears() -> None:
+    deferral = failed_twice("b")
+    deferral.observe({"b": (0, 4)}, step=5)
+    assert [deferral.deferred(IDS, step) for step in (6, 8, 9)] == [["b"], ["b"], []]
+    deferral.observe({"b": (1, 4)}, step=9)
+    deferral.observe({"b": (0, 4)}, step=10)
+    assert deferral.deferred(IDS, 11) == []
+
+
+def test_success_between_failures_and_an_unjudged_visit_do_not_count() -> None:
+    deferral = Deferral(SETTINGS)
+    for step, outcome in enumerate([(0, 4), (1, 4), (0, 4), (0, 0)]):
+        deferral.observe({"b": outcome}, step)
+    assert deferral.deferred(IDS, 4) == []
+
+
+def test_earliest_deferred_come_back_where_too_few_are_left() -> None:
+    deferral = Deferral(SETTINGS, until={"c": 9, "a": 8, "d": 10})
+    assert deferral.eligible(IDS, 5, 1) == ["b"]
+    assert deferral.eligible(IDS, 5, 3) == ["a", "b", "c"]
+    assert deferral.eligible(IDS, 5, 4) == IDS
+
+
+def test_off_by_default() -> None:
+    deferral = Deferral(DataSettings())
+    for step in range(20):
+        deferral.observe({"b": (0, 4)}, step)
+    assert deferral.failed == {} and deferral.eligible(IDS, 20, 1) == IDS
