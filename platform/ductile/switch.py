@@ -3,7 +3,7 @@
 The boundary after a phase is measured before the switch, so that it tells what the phase did. A branch begins with the
 switch, as the next phase would: it tells what the policy can still learn under this way of going on.
 
-First what EWC keeps of the phase, and the variant's own part, then adapters that are merged or reset, fusion, shrink and
+First what EWC keeps of the phase, and the variant's own part, then adapters merged or reset, fusion, shrink and
 perturb, units that begin anew, and at last the optimizer. With a composed policy all of it acts on the trainable
 member, whose base is the folder that it began as.
 """
