@@ -21,7 +21,7 @@ from ductile.alone import measure_alone
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings
 from ductile.identity import fingerprint, identify
-from ductile.learner import restored_learner
+from ductile.learner import restored_learner, run_composition
 from ductile.local import local_ports
 from ductile.models.load import check_folder, load_model
 from ductile.pretrain import ensure_model
@@ -70,7 +70,7 @@ def _measure(settings: RunSettings, checkpoint: Path | None) -> tuple[list[dict[
     base = ensure_model(settings.model, "base", cache, tracker.pretraining)
     expert = ensure_model(settings.model, "expert", cache, tracker.pretraining) if variant.needs_expert else base
     identity = identify(settings, [base, expert] if variant.needs_expert else [base])
-    composition = variant.composition(base, expert)
+    composition = run_composition(settings, variant, base, expert)
     latest, after, start = None, "", None
     if checkpoint is not None and (checkpoint / "settings.json").is_file():
         latest = _latest(checkpoint)

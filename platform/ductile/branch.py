@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ductile.config import BranchSettings, RunSettings
 from ductile.contexts import make_contexts
+from ductile.contexts.context import with_prefixes
 from ductile.course import Course, without_remedies
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import WorkedDomain
@@ -77,7 +78,11 @@ def branch_probe(
         remember(settings, earlier, phase.name, publish(pool, learner), pool, learner, resolve)
     course.start_phase(phase, ())
     contexts.start_phase(phase)
-    problems = _evaluation_problems(settings, resolve)
+    prefixes = learner.prefixes()
+    problems = [
+        replace(problem, prefix=prefixes.get(phase.domain.key, ()))
+        for problem in _evaluation_problems(settings, resolve)
+    ]
     keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
     policy, budget, silent = publish(pool, learner), {"trained_tokens": 0}, []
@@ -228,6 +233,7 @@ def _supervised_step(
     """As many problems as an RL step, each with one solution; the weights make the loss a mean over tokens."""
     groups = settings.rollout.groups
     problems = [phase.pool[id] for id in ports.difficulty.select(groups, step, settings.seed)]
+    problems = with_prefixes(problems, ports.learner.prefixes())
     tokenizer = load_tokenizer(ports.learner.composition.members[0].path)
     pairs = worked_rows(phase.domain, problems, tokenizer, step * groups)
     tokens = sum(len(completion) for _, completion in pairs)

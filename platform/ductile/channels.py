@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ductile.contexts.context import SEED, Context
-from ductile.models.load import load_model
 from ductile.ports import PolicyRef, RolloutPool
 from ductile.probes.base import Arm
 
@@ -23,35 +20,18 @@ def context_arms(policy: PolicyRef, base: PolicyRef, context: Context) -> dict[s
     }
 
 
-def prefix_arms(
+def weight_arms(
     policy: PolicyRef,
     base: PolicyRef,
+    channels: Mapping[str, Mapping[str, Any]],
     prefix: tuple[int, ...],
-    weights: Mapping[str, Any],
     pool: RolloutPool,
-    dtype: str,
 ) -> dict[str, Arm]:
-    """A soft prefix, whose embeddings are rows of the trained member. weights: that member's, `ports.Learner.weights`.
-
-    The base has none of its own, so it is given the run's: every other weight is as its folder has it.
-    """
-    path = next(member.path for member in base.composition.members if member.role == base.composition.trainable)
-    given = pool.publish(with_rows(load_model(path, dtype), weights, prefix))
+    """A fast channel made of weights: an adapter, or a soft prefix. channels: as in `ports.Learner.channels`."""
+    slow = replace(policy, weights=pool.publish(channels["slow"])) if "slow" in channels else policy
     return {
         "base_seed": Arm(base),
-        "base_evolved": Arm(replace(base, weights=given), prefix=prefix),
-        "trained_seed": Arm(policy),
+        "base_evolved": Arm(replace(base, weights=pool.publish(channels["fast"])), prefix=prefix),
+        "trained_seed": Arm(slow),
         "trained_evolved": Arm(policy, prefix=prefix),
     }
-
-
-def with_rows(model: Any, weights: Mapping[str, Any], rows: tuple[int, ...]) -> dict[str, Any]:
-    """The model's weights, under the names of `weights`, with these rows of the input embedding from there."""
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    embedding = model.get_input_embeddings().weight
-    shared = [name for name, tensor in model.state_dict().items() if tensor.data_ptr() == embedding.data_ptr()]
-    places = torch.tensor(rows, dtype=torch.int64)
-    for name in shared:
-        if name in weights:
-            state[name][places] = weights[name][places].to(state[name])
-    return {name: state[name] for name in weights}

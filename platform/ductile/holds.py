@@ -19,7 +19,6 @@ from torch import Tensor
 from ductile.anchors import Anchor, sequence_kl
 from ductile.config import RunSettings
 from ductile.consolidation import Consolidation, fisher
-from ductile.engines import Engine
 from ductile.memory import Memory
 from ductile.models.compose import ComposedPolicy
 from ductile.problem import Group, JudgedGroup
@@ -103,15 +102,14 @@ class Holds:
         """The objective with the coefficient of the moment."""
         return replace(objective, kl=self._kl)
 
-    def after_step(self, engine: Engine, lr: float) -> Mapping[str, Tensor]:
-        """After an optimizer step: pull the weights back and let the average follow. Returns the engine's weights."""
-        weights = engine.weights()
-        if self._consolidation.acts:
-            engine.set_weights(self._consolidation.pulled(weights, lr))
-            weights = engine.weights()
+    def pulled(self, weights: Mapping[str, Tensor], lr: float) -> Mapping[str, Tensor] | None:
+        """After an optimizer step: the weights pulled back; None where nothing pulls."""
+        return self._consolidation.pulled(weights, lr) if self._consolidation.acts else None
+
+    def follow(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the anchor's average follow the weights after a step."""
         if self.anchor:
             self.anchor.follow(weights)
-        return weights
 
     def after_update(self, kl: float | None, completions: int) -> dict[str, float]:
         """Metrics of the KL; adapts its coefficient to the target, where there is one and a KL was measured.

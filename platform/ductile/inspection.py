@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ductile.inspected import GradientNorms, HiddenStates, Rows
 from ductile.models.compose import ComposedPolicy, position_ids
+from ductile.models.soft_prefix import is_prefix
 from ductile.rl.batch import Batch, Padded, Row, micro_batches, pad_rows
 from ductile.rl.kl import token_entropy
 from ductile.rl.objective import Objective, micro_loss
@@ -39,8 +40,9 @@ class LoadedPolicy:
         self.forwarded = 0
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters of the trainable member by name; a tied one once."""
-        return {name: parameter.detach() for name, parameter in self._policy.trainable.named_parameters()}
+        """Parameters of the trainable member by name; a tied one once, and no soft prefix: the base has none."""
+        named = self._policy.trainable.named_parameters()
+        return {name: parameter.detach() for name, parameter in named if not is_prefix(name)}
 
     @torch.no_grad()
     def hidden_states(self, rows: Rows) -> Iterator[HiddenStates]:
@@ -119,6 +121,8 @@ class LoadedPolicy:
             yield padded, nll, inputs
 
     def _chunks(self, rows: Rows) -> Iterator[Padded]:
+        if not self._policy.prefixed:  # it reads prompts as if no soft prefix stood before them
+            rows = [(prompt[prompt < self._policy.vocabulary], completion) for prompt, completion in rows]
         for start in range(0, len(rows), CHUNK):
             yield pad_rows(rows[start : start + CHUNK], self._policy.device)
 

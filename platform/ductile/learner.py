@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
 from ductile.rl.supervised import Supervised, likelihood_loss
+from ductile.trainable import make_trainable
 from ductile.variants.base import Dialled, Variant, scheduled_alpha
 
 Schedule = Callable[[Composition, int], Composition]
@@ -42,10 +43,18 @@ def make_learner(
 
     models: where it may write models of its own, as a proxy's frozen experts.
     """
-    composition = variant.composition(base, expert)
+    composition = run_composition(settings, variant, base, expert)
     check_same_tokenizer([member.path for member in composition.members])
     objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
     return PolicyLearner(settings, composition, objective, lr, models=models, schedule=_schedule(settings, variant))
+
+
+def run_composition(settings: RunSettings, variant: Variant, base: Path, expert: Path) -> Composition:
+    """The variant's policy of these folders, with room for a soft prefix of each phase's domain and of a branch's."""
+    composition = variant.composition(base, expert)
+    rows = (settings.variant.prefix_tokens or 0) * (len(settings.phase) + 1)
+    members = (replace(m, prefix=rows if m.role == composition.trainable else 0) for m in composition.members)
+    return replace(composition, members=tuple(members))
 
 
 def restored_learner(
@@ -99,10 +108,11 @@ def branch_learner(
     folder = Path(request.snapshot)
     recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
     learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
+    learner._restore_trainable(folder)
     learner._holds.load(folder)
     if request.optimizer == "carried":
         learner._engine.load(folder)
-        learner._weights = learner._engine.weights()
+        learner._read()
     return learner
 
 
@@ -173,11 +183,14 @@ class PolicyLearner:
         self._holds = Holds(settings, objective, self._policy.trainable.state_dict(), load)
         if start is not None:  # before the engine is made: ZeRO 3 leaves nothing that a state dict could be copied into
             self._policy.load_trainable(start)
-        self._engine = make_engine(self._policy.trainable, settings.learner, lr)
+        self._trainable = make_trainable(self._policy.trainable, settings, self._policy.vocabulary)
+        self._engine = make_engine(self._policy.trainable, settings.learner, lr, self._trainable.fast)
         # A weight that is tied to another is in the state dict under both names; changes of weights count it once.
-        self._names = [name for name, _ in self._policy.trainable.named_parameters()]
-        self._base = self._engine.weights()
-        self._weights = self._base
+        named = (self._trainable.slow(name) for name, _ in self._policy.trainable.named_parameters())
+        self._names = [name for name in named if name is not None]
+        self._read()
+        self._take(self._trainable.start(self._state))
+        self._base = self._weights
 
     def recompose(self, composition: Composition, weights: Mapping[str, Tensor] | None = None) -> None:
         """See `ports.Learner.recompose`. Version, phase and drift's beginning aside, it is a new learner."""
@@ -244,6 +257,10 @@ class PolicyLearner:
             self.recompose(self._kept.pop(domain))
             self._reweigh()
         self._domain = domain
+        if domain != self._trainable.domain:
+            self._take(self._trainable.start_phase(domain, self._state))
+            if self._trainable.fast:  # what Adam knows of the last domain's fast part is not of this one's
+                self._engine.reset_fast()
         self._phase_start, self.phase_start_composition = self._weights, self.composition
         self._holds.start_phase(self._weights)
 
@@ -262,23 +279,35 @@ class PolicyLearner:
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
         """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
         if self._settings.variant.memory != "fresh" or self._domain is None:
-            return {}
+            return {domain: (self.composition, own) for domain, own in self._trainable.experts(self._state).items()}
         base = Composition((self.origin.members[0],), self.origin.members[0].role)
         kept = {domain: (composition, None) for domain, composition in self._kept.items()}
         return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """See `ports.Learner.prefixes`."""
-        return {}
+        return self._trainable.prefixes()
+
+    def channels(self) -> Mapping[str, Mapping[str, Mapping[str, Tensor]]]:
+        """See `ports.Learner.channels`."""
+        return self._trainable.channels(self._state, self._base)
+
+    def switch_adapters(self) -> None:
+        """See `ports.Learner.switch_adapters`."""
+        state = self._trainable.switch(self._state)
+        if state is not None:
+            self._take(state)
+            self._engine.reset_optimizer()
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.set_weights`."""
-        self._engine.set_weights(weights)
-        self._weights = self._engine.weights()
+        self._take(self._trainable.adopt(weights, self._state))
+        if self._trainable.begins_anew:
+            self._engine.reset_optimizer()
 
     def base_weights(self) -> Mapping[str, Tensor]:
         """See `ports.Learner.base_weights`. Read anew: a branch's own first weights are those of its snapshot."""
-        return load_model(self._trainable_path, "float32").state_dict()
+        return {**self._weights, **load_model(self._trainable_path, "float32").state_dict()}
 
     def reset_optimizer(self) -> None:
         """See `ports.Learner.reset_optimizer`."""
@@ -286,7 +315,7 @@ class PolicyLearner:
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """See `ports.Learner.clear_moments`."""
-        self._engine.clear_moments(masks)
+        self._engine.clear_moments({self._trainable.inner(name, self._state): mask for name, mask in masks.items()})
 
     def phase_start_weights(self) -> Mapping[str, Tensor]:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
@@ -300,8 +329,11 @@ class PolicyLearner:
             save_file(_untied(self._weights), folder / "weights.safetensors")
             save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
             self._holds.save(folder)
+            if tensors := self._trainable.tensors(self._state):
+                save_file(_untied(tensors), folder / "trainable.safetensors")
             document = {
                 "version": self.version,
+                "trainable": self._trainable.snapshot(),
                 "composition": asdict(self.composition),
                 "phase_start_composition": asdict(self.phase_start_composition),
                 "domain": self._domain,
@@ -314,9 +346,9 @@ class PolicyLearner:
         composition = _composition(_recorded(folder)["composition"])
         if composition.models != self.composition.models:
             self.recompose(composition)
-        self._engine.load(folder)
         self._recall(folder)
-        self._weights = self._engine.weights()
+        self._engine.load(folder)
+        self._read()
 
     def _recall(self, folder: Path) -> None:
         """Read what `save` wrote beside the engine and the weights."""
@@ -327,7 +359,23 @@ class PolicyLearner:
         self.phase_start_composition = _composition(document["phase_start_composition"])
         self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
         self._set_coefficients(_composition(document["composition"]))
+        self._restore_trainable(folder)
         self._holds.load(folder)
+
+    def _restore_trainable(self, folder: Path) -> None:
+        document, file = json.loads((folder / "learner.json").read_text()), folder / "trainable.safetensors"
+        tensors = load_file(file) if file.exists() else {}
+        self._take(self._trainable.restore(document["trainable"], tensors, self._state))
+
+    def _take(self, state: Mapping[str, Tensor] | None) -> None:
+        if state is not None:
+            self._engine.set_weights(state)
+            self._read()
+
+    def _read(self) -> None:
+        """The engine's state, which may have adapters, and the weights that are published."""
+        self._state = self._engine.weights()
+        self._weights = self._trainable.published(self._state)
 
     def _reweigh(self) -> None:
         """Take the coefficients that the policy has after so many updates."""
@@ -362,7 +410,10 @@ class PolicyLearner:
                     f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
-            self._weights = self._holds.after_step(self._engine, self._lr)
+            self._read()
+            if (pulled := self._holds.pulled(self._weights, self._lr)) is not None:
+                self._take(self._trainable.adopt(pulled, self._state))
+            self._holds.follow(self._weights)
         first, last = passes[0], passes[-1]
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {

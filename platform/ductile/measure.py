@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ductile.branch import Branches
-from ductile.channels import context_arms, prefix_arms
+from ductile.channels import context_arms, weight_arms
 from ductile.config import RunSettings
 from ductile.deployed import DeployedPool
 from ductile.metrics import check_declared
@@ -143,20 +143,23 @@ class Measure:
         )
 
     def _has_channel(self) -> bool:
-        return bool(self.ports.contexts.deployed() or self.ports.learner.prefixes())
+        return bool(self.ports.contexts.deployed() or self.ports.learner.channels())
 
     def _channels(self, policy: PolicyRef) -> dict[str, dict[str, Arm]]:
-        """The cells of each phase whose domain has a context or a soft prefix; boundaries alone measure them."""
+        """The cells of each phase whose domain has a fast channel; boundaries alone measure them."""
         base = PolicyRef(policy.composition, None, 0)
-        contexts, prefixes = self.ports.contexts.deployed(), self.ports.learner.prefixes()
-        weights = self.ports.learner.weights() if prefixes else {}
+        learner, contexts = self.ports.learner, self.ports.contexts.deployed()
+        channels, prefixes, experts = learner.channels(), learner.prefixes(), learner.experts()
         arms: dict[str, dict[str, Arm]] = {}
         for phase in self.plan.phases:
-            if phase.domain.key in contexts:
-                arms[phase.name] = context_arms(policy, base, contexts[phase.domain.key])
-            elif phase.domain.key in prefixes:
-                prefix, dtype = prefixes[phase.domain.key], self.settings.model.dtype
-                arms[phase.name] = prefix_arms(policy, base, prefix, weights, self.ports.pool, dtype)
+            key = phase.domain.key
+            if key in contexts:
+                arms[phase.name] = context_arms(policy, base, contexts[key])
+            elif key in channels:
+                own = experts.get(key, (policy.composition, None))[1]
+                answering = policy if own is None else replace(policy, weights=self.ports.pool.publish(own))
+                prefix = prefixes.get(key, ())
+                arms[phase.name] = weight_arms(answering, base, channels[key], prefix, self.ports.pool)
         return arms
 
     def _deployed(self, policy: PolicyRef) -> RolloutPool:

@@ -140,6 +140,7 @@ def check(settings: RunSettings) -> list[str]:
         _context_mistakes,
         _data_mistakes,
         _switch_mistakes,
+        _adapter_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
@@ -475,6 +476,31 @@ def _unit_mistakes(settings: RunSettings, setting: str) -> Iterator[str]:
             f"{setting}: the model in model.{trained} ({path}) has no gated MLP whose units could begin anew; allowed: "
             f"models with gate_proj, up_proj and down_proj, such as Llama, Mistral, Qwen and Gemma"
         )
+
+
+def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:
+    lora, variant, switch = settings.learner.lora, settings.variant, settings.switch
+    if not lora.rank:
+        if lora.switch != "carry":
+            yield f"learner.lora.switch: {lora.switch}: learner.lora.rank is 0: there are no adapters; allowed: carry"
+        return
+    if variant.fast_rank is not None or variant.prefix_tokens is not None:
+        yield (
+            f"learner.lora.rank: {lora.rank}: {variant.name} trains all weights slowly beside its fast part, which "
+            f"frozen ones cannot be; allowed: 0, or another variant"
+        )
+    for name in ("l2_init", "ewc"):
+        if (strength := getattr(variant, name)) is not None:
+            yield (
+                f"variant.{name}: {strength}: it pulls at each weight, and with learner.lora.rank={lora.rank} none of "
+                f"them is trained; allowed: unset, or learner.lora.rank=0"
+            )
+    for name in ("redo", "utility_reset"):
+        if (share := getattr(switch, name)) is not None:
+            yield (
+                f"switch.{name}: {share}: units would begin anew in frozen weights (learner.lora.rank={lora.rank}) "
+                f"and never learn; allowed: unset, or learner.lora.rank=0"
+            )
 
 
 def _twice(values: Iterable[int]) -> list[int]:

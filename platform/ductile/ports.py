@@ -21,11 +21,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Member:
-    """One model of a composition: the checkpoint folder it starts from and its weight in logit space."""
+    """One model of a composition: the checkpoint folder it starts from and its weight in logit space.
+
+    prefix: rows of soft prefixes after its token embeddings (`models.soft_prefix`).
+    """
 
     role: str
     path: str
     coefficient: float
+    prefix: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Composition:
     @property
     def models(self) -> tuple[object, ...]:
         """What has to be loaded for it: everything but the coefficients."""
-        return (self.trainable, *((member.role, member.path) for member in self.members))
+        return (self.trainable, *((member.role, member.path, member.prefix) for member in self.members))
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,16 @@ class Learner(Protocol):
 
     def prefixes(self) -> Mapping[str, tuple[int, ...]]:
         """Domain key -> token ids of the soft prefix that its problems are asked with."""
+
+    def switch_adapters(self) -> None:
+        """At a phase switch: merge the adapters into the weights or reset them, as `learner.lora.switch` says."""
+
+    def channels(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """Domain key -> trainable weights of the policies that have only one of a slow and a fast part.
+
+        slow: trained slow weights without the fast part; left out for a soft prefix, where it is `weights` asked
+        without a prefix. fast: base weights with the domain's fast part. Empty where no fast part is made of weights.
+        """
 
     def phase_start_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""

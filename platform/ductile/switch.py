@@ -1,7 +1,7 @@
 """What is done to the policy between two phases, in one order; branches begin with it too.
 
-    what EWC keeps of the phase -> the variant's own part -> base fusion -> shrink and perturb -> ReDo or utility reset
-    -> optimizer reset
+    what EWC keeps of the phase -> the variant's own part -> adapters merged or reset -> base fusion
+    -> shrink and perturb -> ReDo or utility reset -> optimizer reset
 
 The boundary after a phase is measured before the switch, so that it tells what the phase did. A branch begins with the
 switch, as the next phase would: it tells what the policy can still learn under this way of going on.
@@ -50,6 +50,7 @@ def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, p
         sampled = _sampled(settings, ended, f"{stream}/fisher", ports, pool)
         ports.learner.consolidate(sampled)
     variant.switch(settings, ended, stream, ports)
+    ports.learner.switch_adapters()
     metrics: dict[str, float] = {}
     if acts_on_weights(settings.switch):
         metrics, groups = _intervene(settings, ended, stream, ports, pool)

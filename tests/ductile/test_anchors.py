@@ -85,7 +85,8 @@ def flat(weights: Mapping[str, Tensor]) -> Tensor:
 
 def pull(learner: PolicyLearner) -> None:
     """What follows an optimizer step, without one."""
-    learner._weights = learner._holds.after_step(learner._engine, learner._lr)
+    learner._read()
+    learner._holds.follow(learner._weights)
 
 
 def untimed(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -438,3 +438,18 @@ def test_expert_iteration_refuses_what_only_a_policy_gradient_reads() -> None:
         "objective.clip_high",
         "objective.dynamic_sampling",
     }
+
+
+@pytest.mark.parametrize(
+    ("parts", "path"),
+    [
+        ({"learner": {"lora": {"switch": "merge"}}}, "learner.lora.switch"),
+        ({"learner": {"lora": {"rank": 2}}, "switch": {"redo": 0.1}}, "switch.redo"),
+        ({"learner": {"lora": {"rank": 2}}, "switch": {"utility_reset": 0.1}}, "switch.utility_reset"),
+        ({"learner": {"lora": {"rank": 2}}, "variant": {"l2_init": 1.0}}, "variant.l2_init"),
+        ({"learner": {"lora": {"rank": 2}}, "variant": {"fast_rank": 2}}, "learner.lora.rank"),
+    ],
+)
+def test_adapters_that_could_not_do_what_is_asked_are_a_mistake(parts: dict[str, Any], path: str) -> None:
+    found = check(build(RunSettings, parts))
+    assert [line.partition(": ")[0] for line in found] == [path]

@@ -162,6 +162,28 @@ def test_what_holds_the_policy_is_taken_up_where_the_run_was_interrupted(hold, m
         assert tracker.logged[3, "budget/completions"] == 24 and tracker.logged[5, "budget/completions"] == 42
 
 
+PARTS = {
+    "lora": {"learner": {"engine": "torch", "lr": 1e-2, "lora": {"rank": 2, "switch": "merge"}}},
+    "fast_lora": {"variant": {"name": "fast_lora", "fast_rank": 2, "fast_lr": 1e-2}},
+    "fast_prefix": {"variant": {"name": "fast_prefix", "prefix_tokens": 2, "fast_lr": 1e-2}},
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_adapters_and_prefixes_are_taken_up_where_the_run_was_interrupted(part, model, tmp_path) -> None:
+    tracker = MemoryTracker()
+    expected, uninterrupted = start(settings(**PARTS[part]), model, tmp_path / "whole", tracker)
+    for stop_at in (5, 6):  # after the second phase has begun, and in it
+        first, second = MemoryTracker(stop_at), MemoryTracker()
+        with pytest.raises(Interrupted):
+            start(settings(**PARTS[part]), model, tmp_path / str(stop_at), first)
+        boundaries, ports = start(settings(**PARTS[part]), model, tmp_path / str(stop_at), second)
+        assert without_times(boundaries) == without_times(expected)
+        assert first.logged | second.logged == tracker.logged
+        for name, tensor in uninterrupted.learner.weights().items():
+            assert torch.equal(ports.learner.weights()[name], tensor), name
+
+
 def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(model, tmp_path) -> None:
     tracker = MemoryTracker(stop_at=5)  # the boundary is saved, the second phase has logged nothing
     with pytest.raises(Interrupted):

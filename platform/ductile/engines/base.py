@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
+
+
+@dataclass(frozen=True)
+class Fast:
+    """Parameters that learn at a rate of their own and do not decay. chosen: whether a name is one of theirs."""
+
+    lr: float
+    chosen: Callable[[str], bool]
 
 
 class Engine(Protocol):
@@ -39,6 +48,9 @@ class Engine(Protocol):
     def reset_optimizer(self) -> None:
         """Moments and step counts become those of a new AdamW."""
 
+    def reset_fast(self) -> None:
+        """`reset_optimizer` for the fast parameters alone. Every rank calls it."""
+
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """Both moments become 0 where a mask is True; step counts stay. masks: parameter name -> bool, its shape."""
 
@@ -46,25 +58,44 @@ class Engine(Protocol):
         """Write weights and optimizer below `folder`. Every rank calls it."""
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote; the learning rate stays the engine's own."""
+        """Read back what `save` wrote; the learning rates stay the engine's own."""
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state beside its step count."""
 
 
-def adamw(parameters: Iterable[nn.Parameter], settings: LearnerSettings, lr: float) -> torch.optim.AdamW:
-    """The optimizer of both engines (AdamW, arXiv 1711.05101)."""
-    betas = (settings.betas[0], settings.betas[1])
-    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=settings.weight_decay)
-
-
 @torch.no_grad()
-def forget(optimizer: torch.optim.Optimizer) -> None:
-    """Set its whole state to 0: AdamW's first step makes its state so, and goes on from it."""
-    for state in optimizer.state.values():
-        for tensor in state.values():
-            tensor.zero_()
+def forget(states: Iterable[Mapping[str, Tensor]]) -> None:
+    """Zero what an optimizer knows, step counts too: AdamW's first step makes its state so, and goes on from it."""
+    for state in states:
+        for value in state.values():
+            value.zero_()
+
+
+FAST = 1
+"""Number of the fast parameters' group in the optimizer."""
+
+
+def adamw(module: nn.Module, settings: LearnerSettings, lr: float, fast: Fast | None) -> torch.optim.AdamW:
+    """The optimizer of both engines (AdamW, arXiv 1711.05101) on the parameters that have gradients."""
+    learned = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    groups = [{"params": [p for name, p in learned if not (fast and fast.chosen(name))]}]
+    if fast:
+        groups.append({"params": [p for name, p in learned if fast.chosen(name)], "lr": fast.lr, "weight_decay": 0.0})  # type: ignore[dict-item]
+    betas = (settings.betas[0], settings.betas[1])
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=settings.weight_decay)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Learning rate of each group."""
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lrs: list[float]) -> None:
+    """Put back what `rates` returned, after another's state was loaded."""
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        group["lr"] = lr
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import MOMENTS, adamw, copy_into, forget
+from ductile.engines.base import FAST, MOMENTS, Fast, adamw, copy_into, forget, rates, set_rates
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
@@ -53,19 +53,20 @@ class Shard:
 class DeepSpeedEngine:
     """A DeepSpeed engine around the module. Needs no launcher: without a process group it makes one of one process."""
 
-    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float) -> None:
+    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float, fast: Fast | None = None) -> None:
         if not dist.is_initialized():
             # In memory and without a port, so that any number of runs share a machine.
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it; Ray Train and launchers set it
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._stage, self._lr = settings.zero, lr
+        optimizer = adamw(module, settings, lr, fast)
+        self._stage, self._lrs = settings.zero, rates(optimizer)
         self._world = dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=parameters,
-            optimizer=adamw(parameters, settings, lr),
+            optimizer=optimizer,
             config=_config(settings, self._world),
             dist_init_required=False,
         )
@@ -103,8 +104,18 @@ class DeepSpeedEngine:
             shard.of(shard.owner).copy_(shard.cut(weights[shard.name]))
 
     def reset_optimizer(self) -> None:
-        """See `Engine`."""
-        forget(self._adamw())
+        """See `Engine.reset_optimizer`."""
+        forget(self._adamw().state.values())
+
+    def reset_fast(self) -> None:
+        """See `Engine.reset_fast`."""
+        optimizer = self._engine.optimizer
+        if self._stage == 3:  # the groups are empty between steps, and their parameters flat, in several parts
+            parts = enumerate(optimizer.fp32_partitioned_groups_flat)
+            fast = [part for number, part in parts if optimizer.sub_group_to_group_id[number] == FAST]
+        else:
+            fast = self._adamw().param_groups[FAST]["params"]
+        forget(self._adamw().state.get(parameter, {}) for parameter in fast)
 
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """Each rank clears what it holds; before the first step there is nothing."""
@@ -122,8 +133,7 @@ class DeepSpeedEngine:
         path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = self._lr
+        set_rates(self._engine.optimizer, self._lrs)
 
     def _adamw(self) -> torch.optim.Optimizer:
         """What `adamw` made, whatever DeepSpeed has wrapped it in."""

@@ -10,17 +10,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import MOMENTS, adamw, copy_into, forget
+from ductile.engines.base import FAST, MOMENTS, Fast, adamw, copy_into, forget, rates, set_rates
 
 
 class TorchEngine:
     """AdamW on the module's parameters; gradients are summed over ranks where there are several."""
 
-    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float) -> None:
+    def __init__(self, module: nn.Module, settings: LearnerSettings, lr: float, fast: Fast | None = None) -> None:
         self.module = module
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._optimizer = adamw(self._parameters, settings, lr)
-        self._clip, self._lr = settings.clip, lr
+        self._optimizer = adamw(module, settings, lr, fast)
+        self._clip, self._lrs = settings.clip, rates(self._optimizer)
         self._autocast = settings.precision == "bf16"
         if self._autocast:
             module.forward = torch.autocast(self._parameters[0].device.type, torch.bfloat16)(module.forward)  # type: ignore[method-assign]
@@ -50,8 +50,12 @@ class TorchEngine:
         copy_into(self.module, weights)
 
     def reset_optimizer(self) -> None:
-        """See `Engine`."""
-        forget(self._optimizer)
+        """See `Engine.reset_optimizer`."""
+        forget(self._optimizer.state.values())
+
+    def reset_fast(self) -> None:
+        """See `Engine.reset_fast`."""
+        forget(self._optimizer.state[parameter] for parameter in self._optimizer.param_groups[FAST]["params"])
 
     @torch.no_grad()
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
@@ -72,5 +76,4 @@ class TorchEngine:
         state = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
         self.module.load_state_dict(state["module"])
         self._optimizer.load_state_dict(state["optimizer"])
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr
+        set_rates(self._optimizer, self._lrs)

@@ -10,12 +10,14 @@ and only the trainable member's parameters get gradients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, StaticCache
 
 from ductile.models.load import load_model
+from ductile.models.soft_prefix import is_prefix
 from ductile.ports import Composition
 
 
@@ -33,11 +35,12 @@ class ComposedPolicy(nn.Module):
             model.requires_grad_(role == composition.trainable)
         # Counted once: under ZeRO 3 a weight has no rows between two forward passes.
         self.vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in models)
+        self.prefixed = any(member.prefix for member in composition.members)
 
     @classmethod
     def load(cls, composition: Composition, dtype: str) -> ComposedPolicy:
         """All members from their folders."""
-        return cls(composition, [load_model(member.path, dtype) for member in composition.members])
+        return cls(composition, [load_model(m.path, dtype, m.prefix) for m in composition.members])
 
     @property
     def trainable(self) -> PreTrainedModel:
@@ -59,15 +62,19 @@ class ComposedPolicy(nn.Module):
         self.composition = composition
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:
-        """Copy a state dict into the trainable member."""
-        self.trainable.load_state_dict(state)
+        """Copy a state dict into the trainable member; soft prefixes that it lacks stay as they are."""
+        own = {name: tensor for name, tensor in self.trainable.state_dict().items() if is_prefix(name)}
+        self.trainable.load_state_dict({**own, **state})
 
     def forward(self, ids: Tensor, mask: Tensor, trained: nn.Module | None = None) -> Tensor:
         """Logits of a batch of whole sequences.
 
         ids, mask: [row, position] int64, padding is 0 in `mask`; `trained` stands in for the trainable member.
-        Returns [row, position, vocabulary] float32.
+        Returns [row, position, vocabulary] float32. Without a soft prefix it reads the ids as if there were none.
         """
+        if not self.prefixed:
+            mask = mask * (ids < self.vocabulary)
+            ids = ids.clamp(max=self.vocabulary - 1)
         positions = position_ids(mask)
         total: Tensor | None = None
         for member in self.composition.members:
@@ -115,6 +122,11 @@ class Decoder:
         """Go on with these rows alone. rows: [kept] int64."""
         for cache in self._caches.values():
             cache.reorder_cache(rows)  # type: ignore[arg-type]
+
+
+def without_prefixes(composition: Composition) -> Composition:
+    """The composition as its folders have it: nobody trained a prefix."""
+    return replace(composition, members=tuple(replace(member, prefix=0) for member in composition.members))
 
 
 def position_ids(mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
+from ductile.models.soft_prefix import add_prefix
 from ductile.problem import Problem
 from ductile.settings import SettingsError
 
@@ -19,11 +20,16 @@ disable_progress_bar()  # a bar for each loaded model would bury the job's own d
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(path: str, dtype: str) -> PreTrainedModel:
-    """The causal language model in a folder, in evaluation mode. dtype: a key of `DTYPES`."""
+def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
+    """The causal language model in a folder, in evaluation mode.
+
+    dtype: a key of `DTYPES`; prefix: rows of soft prefixes that it gets.
+    """
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path, dtype=DTYPES[dtype], local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
+    if prefix:
+        add_prefix(model, prefix)
     return model.eval()
 
 

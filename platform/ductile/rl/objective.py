@@ -56,7 +56,8 @@ def token_logps(logits: Tensor, micro: MicroBatch, temperature: float) -> tuple[
     logits: [row, position, vocabulary]; returns [row, position - 1] and [row, position - 1, vocabulary], float32.
     """
     scaled = logits[:, :-1] / temperature
-    following = micro.padded.ids[:, 1:].unsqueeze(-1)
+    # Ids of a soft prefix lie beyond the logits; they stand in prompts alone, where what is gathered is never read.
+    following = micro.padded.ids[:, 1:].clamp(max=logits.shape[-1] - 1).unsqueeze(-1)
     return torch.log_softmax(scaled, dim=-1).gather(-1, following).squeeze(-1), scaled
 
 

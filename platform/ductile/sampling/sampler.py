@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ def sample(
 
     Raises `ValueError` for a prompt of no tokens: there is nothing that the first token could follow.
     """
+    if not policy.prefixed:  # it has none to stand before them
+        problems = [replace(problem, prefix=()) if problem.prefix else problem for problem in problems]
     prompts = [tuple(encode_problem(tokenizer, problem)) for problem in problems]
     for problem, prompt in zip(problems, prompts, strict=True):
         if not prompt:

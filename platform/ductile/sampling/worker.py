@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from ductile.inspection import LoadedPolicy
-from ductile.models.compose import ComposedPolicy
+from ductile.models.compose import ComposedPolicy, without_prefixes
 from ductile.models.load import load_tokenizer
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
@@ -76,15 +76,16 @@ class RolloutWorker:
         # compared, and the untouched one, which never changes, is kept but once. Coefficients are not part of the key:
         # they are set at each call, so that a schedule or a sweep of alpha loads nothing anew. Only untouched models,
         # which may stand on both sides of a comparison, are kept for each of them.
-        key: Key = (ref.composition, "untouched") if ref.weights is None else (ref.composition.models, place)
+        composition = without_prefixes(ref.composition) if ref.weights is None else ref.composition
+        key: Key = (composition, "untouched") if ref.weights is None else (ref.composition.models, place)
         if key not in self._policies:
-            self._policies[key] = ComposedPolicy.load(ref.composition, self._dtype).to(self._device)
+            self._policies[key] = ComposedPolicy.load(composition, self._dtype).to(self._device)
             self._loaded.pop(key, None)
         self._policies.move_to_end(key)
         while len(self._policies) > KEPT_POLICIES:
             self._loaded.pop(self._policies.popitem(last=False)[0], None)
         policy = self._policies[key]
-        policy.set_coefficients(ref.composition)
+        policy.set_coefficients(composition)
         if ref.weights is not None and self._loaded.get(key) != ref.weights.token:
             policy.load_trainable(ref.weights.state)
             self._loaded[key] = ref.weights.token

@@ -9,6 +9,8 @@ from ductile.config import VariantSettings
 from ductile.settings import SettingsError, one_of
 from ductile.variants.base import Checked, Variant
 from ductile.variants.expert_iteration import ExpertIteration
+from ductile.variants.fast_lora import FastLora
+from ductile.variants.fast_prefix import FastPrefix
 from ductile.variants.fast_slow import FastSlow
 from ductile.variants.low_drift import LowDrift
 from ductile.variants.parameter_only import ParameterOnly
@@ -17,7 +19,14 @@ from ductile.variants.self_proxy import SelfProxy
 
 VARIANTS: dict[
     str,
-    type[ParameterOnly] | type[LowDrift] | type[Proxy] | type[ExpertIteration] | type[FastSlow] | type[SelfProxy],
+    type[ParameterOnly]
+    | type[LowDrift]
+    | type[Proxy]
+    | type[ExpertIteration]
+    | type[FastSlow]
+    | type[SelfProxy]
+    | type[FastPrefix]
+    | type[FastLora],
 ] = {
     "parameter_only": ParameterOnly,
     "low_drift": LowDrift,
@@ -25,6 +34,8 @@ VARIANTS: dict[
     "self_proxy": SelfProxy,
     "expert_iteration": ExpertIteration,
     "fast_slow": FastSlow,
+    "fast_prefix": FastPrefix,
+    "fast_lora": FastLora,
 }
 
 

@@ -7,14 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-from ductile.channels import context_arms, with_rows
-from ductile.config import ArchitectureSettings, PhaseSettings, ProbeSettings
+from ductile.channels import context_arms
+from ductile.config import PhaseSettings, ProbeSettings
 from ductile.contexts.context import Context
 from ductile.metrics import check_declared
-from ductile.models.scratch import build_llama
-from ductile.models.tokenizer import character_tokenizer
 from ductile.ports import Divergence
 from ductile.probes import ProbeContext, run_probes
 from ductile.probes.base import Arm
@@ -96,21 +93,6 @@ def test_cells_ask_the_bare_pool_and_what_they_cost_is_counted() -> None:
     assert deployed.generated == [] and result.metrics["channels/trained_seed/hard"] == 0.25
     # 4 cells of 8 problems and 2 lots of 3, 2 completions of 3 tokens each
     assert result.metrics["cost/channels/generated_tokens"] == (4 * 8 + 2 * 3) * 2 * 3
-
-
-def test_base_with_a_soft_prefix_has_the_rows_of_the_run_and_nothing_else() -> None:
-    size = ArchitectureSettings(layers=1, width=16, heads=2, mlp=32)
-    base, trained = (build_llama(size, character_tokenizer(), seed) for seed in (0, 1))
-    given = with_rows(base, trained.state_dict(), (4, 9))
-    assert given.keys() == trained.state_dict().keys()
-    name = "model.embed_tokens.weight"
-    for row in range(len(given[name])):
-        source = trained if row in (4, 9) else base
-        assert torch.equal(given[name][row], source.state_dict()[name][row])
-    for other in given.keys() - {name, "lm_head.weight"}:
-        assert torch.equal(given[other], base.state_dict()[other])
-    assert torch.equal(given["lm_head.weight"], given[name])  # tied
-    assert not torch.equal(base.state_dict()[name][4], trained.state_dict()[name][4])  # and the base is as it was
 
 
 @pytest.mark.parametrize("asked", ["seed", "evolved"])
