@@ -372,6 +372,13 @@ class PolicyLearner:
             self._engine.set_weights(state)
             self._read()
 
+    def _after_step(self) -> None:
+        """Read the weights that an optimizer step left, pull them back, and let the anchor's average follow."""
+        self._read()
+        if (pulled := self._holds.pulled(self._weights, self._lr)) is not None:
+            self._take(self._trainable.adopt(pulled, self._state))
+        self._holds.follow(self._weights)
+
     def _read(self) -> None:
         """The engine's state, which may have adapters, and the weights that are published."""
         self._state = self._engine.weights()
@@ -410,10 +417,7 @@ class PolicyLearner:
                     f"update {self.version}: the gradient is not finite (norm {norm}, loss {passes[-1]['loss']}); "
                     f"lower learner.lr ({self._lr}) or the loss's coefficients and start again: checkpoints are sound"
                 )
-            self._read()
-            if (pulled := self._holds.pulled(self._weights, self._lr)) is not None:
-                self._take(self._trainable.adopt(pulled, self._state))
-            self._holds.follow(self._weights)
+            self._after_step()
         first, last = passes[0], passes[-1]
         update = distance(self._parameters(self._weights), self._parameters(before))
         metrics = {

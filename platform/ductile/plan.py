@@ -479,7 +479,7 @@ def _unit_mistakes(settings: RunSettings, setting: str) -> Iterator[str]:
 
 
 def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:
-    lora, variant, switch = settings.learner.lora, settings.variant, settings.switch
+    lora, variant = settings.learner.lora, settings.variant
     if not lora.rank:
         if lora.switch != "carry":
             yield f"learner.lora.switch: {lora.switch}: learner.lora.rank is 0: there are no adapters; allowed: carry"
@@ -494,12 +494,6 @@ def _adapter_mistakes(settings: RunSettings) -> Iterator[str]:
             yield (
                 f"variant.{name}: {strength}: it pulls at each weight, and with learner.lora.rank={lora.rank} none of "
                 f"them is trained; allowed: unset, or learner.lora.rank=0"
-            )
-    for name in ("redo", "utility_reset"):
-        if (share := getattr(switch, name)) is not None:
-            yield (
-                f"switch.{name}: {share}: units would begin anew in frozen weights (learner.lora.rank={lora.rank}) "
-                f"and never learn; allowed: unset, or learner.lora.rank=0"
             )
 
 

@@ -85,8 +85,7 @@ def flat(weights: Mapping[str, Tensor]) -> Tensor:
 
 def pull(learner: PolicyLearner) -> None:
     """What follows an optimizer step, without one."""
-    learner._read()
-    learner._holds.follow(learner._weights)
+    learner._after_step()
 
 
 def untimed(metrics: Mapping[str, float]) -> dict[str, float]:

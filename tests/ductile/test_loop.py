@@ -102,6 +102,9 @@ class CountingLearner:
     def experts(self) -> Mapping[str, Any]:
         return {}
 
+    def channels(self) -> Mapping[str, Any]:
+        return {}
+
     def phase_start_weights(self) -> Mapping[str, Any]:
         return {"version": self.started}
 

@@ -27,6 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "self_proxy": {"alpha": 0.5},
     "expert_iteration": {},
     "fast_slow": {"contexts": 2, "evolve_every": 6, "evolve_calls": 256, "reflector": "vocabulary"},
+    "fast_prefix": {"prefix_tokens": 2, "fast_lr": 0.01},
+    "fast_lora": {"fast_rank": 2, "fast_lr": 0.01},
 }
 POLICY_GRADIENT = [name for name in VARIANTS if name != "expert_iteration"]
 BASE, EXPERT = Path("models/base"), Path("models/expert")
@@ -68,8 +70,8 @@ def settings_of(length_norm: str, entropy: float = 0.0) -> RunSettings:
 
 def test_unknown_variant_is_named_with_the_nearest_known_one() -> None:
     assert refusal("low_drif") == (
-        "variant.name: unknown variant 'low_drif'; allowed: expert_iteration, fast_slow, low_drift, parameter_only, "
-        "proxy, self_proxy (did you mean low_drift?)",
+        "variant.name: unknown variant 'low_drif'; allowed: expert_iteration, fast_lora, fast_prefix, fast_slow, "
+        "low_drift, parameter_only, proxy, self_proxy (did you mean low_drift?)",
     )
 
 
