@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ductile.checks import check
 from ductile.config import CompareSettings, RunSettings
 from ductile.models.load import check_folder, check_same_tokenizer
-from ductile.plan import check
 from ductile.settings import SettingsError, as_plain, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 

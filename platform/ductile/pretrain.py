@@ -168,7 +168,7 @@ def _sources(mixture: Mapping[str, MixtureSettings]) -> list[_Source]:
     sources = []
     for name, part in mixture.items():
         domain = make_domain(part.domain, f"model.mixture.{name}.domain")
-        assert isinstance(domain, WorkedDomain)  # `plan.check` has refused the others
+        assert isinstance(domain, WorkedDomain)  # `checks.check` has refused the others
         shares = np.array(list(part.formats.values()), np.float64)
         sources += [
             _Source(domain, level, tuple(part.formats), shares / shares.sum(), part.weight / len(part.levels))

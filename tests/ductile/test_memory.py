@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ductile.checks import check
 from ductile.config import RunSettings
 from ductile.domains import make_domain
 from ductile.memory import Memory, prior_problems, remember
-from ductile.plan import check, make_plan
+from ductile.plan import make_plan
 from ductile.ports import Composition, Member, PolicyRef, Sampling
 from ductile.problem import Completion, Group, Problem
 from ductile.settings import build

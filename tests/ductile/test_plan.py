@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ductile.checks import check
 from ductile.config import (
     BranchSettings,
     DataSettings,
@@ -27,7 +28,7 @@ from ductile.config import (
     VariantSettings,
 )
 from ductile.domains import jsonl, make_domain
-from ductile.plan import check, make_phase, make_plan, require_problems
+from ductile.plan import make_phase, make_plan, require_problems
 from ductile.settings import SettingsError, build
 
 SUMS = {"name": "chain_sum"}

@@ -11,6 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ductile.branch import branch_probe
+from ductile.checks import check
 from ductile.config import ModelSettings, RunSettings, SwitchSettings, VariantSettings
 from ductile.engines.torch_engine import TorchEngine
 from ductile.identity import identify
@@ -19,7 +20,7 @@ from ductile.local import local_ports
 from ductile.loop import run
 from ductile.metrics import check_declared
 from ductile.models.load import load_model
-from ductile.plan import check, make_plan
+from ductile.plan import make_plan
 from ductile.ports import BranchRequest
 from ductile.settings import build
 from ductile.step import Ports, StepPorts

@@ -274,7 +274,7 @@ def _fits(variant: str, plan: str, experiment: str) -> bool:
 def test_preset_passes_the_checks_and_differs_from_every_other_one(variant: str) -> None:
     def made(preset: str) -> Any:
         settings = run("experiment=less_drift", f"variant={preset}")
-        learner = replace(settings.learner, lr=0.0)
+        learner = dataclasses.replace(settings.learner, lr=0.0)
         return settings.variant, settings.objective, settings.switch, settings.data, learner
 
     own = made(variant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from ductile.contexts.population import Population, restored
 from ductile.contexts.reflectors import ChatModel, Vocabulary
 from ductile.contexts.room import room
 from ductile.domains.base import content_hash
+from ductile.plan import Phase
 from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
 from ductile.problem import JudgedGroup, Problem
-
-if TYPE_CHECKING:  # `plan` imports the probes, and these the contexts
-    from ductile.plan import Phase
 
 
 class EvolvingContexts:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ductile.contexts.context import Context
+from ductile.plan import Phase
 from ductile.ports import PolicyRef
 from ductile.problem import JudgedGroup, Problem
-
-if TYPE_CHECKING:  # `plan` imports the probes, and these the contexts
-    from ductile.plan import Phase
 
 Evolved = tuple[dict[str, float], dict[str, int]]
 """Metrics of a round of evolution, and what it spent by budget name."""

@@ -67,7 +67,7 @@ class HeuristicsProbe:
         if not settings.domain:
             return ProbeResult()
         domain = context.resolve(honest(settings.domain), "probe.heuristics.domain")
-        assert isinstance(domain, PairedDomain)  # `plan.check` has refused the others
+        assert isinstance(domain, PairedDomain)  # `checks.check` has refused the others
         metrics: dict[str, float | None] = {}
         tables: dict[str, list[dict[str, Any]]] = {"heuristic_cells": [], "heuristic_pairs": [], "heuristic_sweep": []}
         for level in settings.levels:

@@ -148,7 +148,7 @@ def slope(rates: Sequence[float], right: NDArray[np.float64]) -> float:
 def _domain(context: ProbeContext, scratch: bool) -> TurnDomain:
     values = {**honest(context.settings.self_conditioning.domain), "scratch": scratch}
     domain = context.resolve(values, "probe.self_conditioning.domain")
-    assert isinstance(domain, TurnDomain)  # `plan.check` has refused the others
+    assert isinstance(domain, TurnDomain)  # `checks.check` has refused the others
     return domain
 
 

@@ -23,10 +23,6 @@ if TYPE_CHECKING:  # `step` imports this module
     from ductile.plan import Phase
     from ductile.step import StepPorts
 
-if TYPE_CHECKING:  # both import this file
-    from ductile.plan import Phase
-    from ductile.step import StepPorts
-
 Penalties = Sequence[NDArray[np.float64]] | None
 """For each group, [completion], what is taken off its rewards."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition, Member
@@ -20,10 +19,6 @@ from ductile.rl.objective import Objective
 from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
 
 IN_LOSS, IN_REWARD = ("k2", "k3", "k3+"), ("k1", "k3")
-
-if TYPE_CHECKING:
-    from ductile.plan import Phase
-    from ductile.step import StepPorts
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,3 @@ class LowDrift(NothingAtSwitch):
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of all judged completions that have a gradient: of all, where a KL is in the loss."""
         return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
-
-    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """Nothing of its own."""

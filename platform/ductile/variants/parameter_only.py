@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition, Member
@@ -13,10 +12,6 @@ from ductile.problem import JudgedGroup
 from ductile.rl.batch import Batch
 from ductile.rl.objective import Objective
 from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
-
-if TYPE_CHECKING:
-    from ductile.plan import Phase
-    from ductile.step import StepPorts
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,3 @@ class ParameterOnly(NothingAtSwitch):
     def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
         """Rows of the groups that have a gradient."""
         return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
-
-    def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """Nothing of its own."""

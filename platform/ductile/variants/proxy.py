@@ -42,10 +42,6 @@ EXPERT, ANTI, BASE = "expert", "anti_expert", "base"
 """Roles. Frozen experts of a sum are `expert_1`, `expert_2`, ..."""
 DISTIL_STEPS = 40
 
-if TYPE_CHECKING:
-    from ductile.plan import Phase
-    from ductile.step import StepPorts
-
 
 @dataclass(frozen=True)
 class Proxy:

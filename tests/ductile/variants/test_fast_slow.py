@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ductile.checks import check
 from ductile.config import RunSettings, VariantSettings
-from ductile.plan import check
 from ductile.problem import Completion, Group, JudgedGroup, Problem, Verdict
 from ductile.settings import SettingsError, build
 from ductile.variants import make_variant

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from ductile.checks import check
 from ductile.config import RunSettings, VariantSettings
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_model
-from ductile.plan import check
 from ductile.ports import Composition, Member
 from ductile.settings import SettingsError, build
 from ductile.variants import make_variant

@@ -1,0 +1,49 @@
+"""Every name, level and combination that the typed settings cannot check on their own, before any work starts."""
+
+from __future__ import annotations
+
+from ductile.checks.asked import (
+    data_mistakes,
+    domain_mistakes,
+    family_mistakes,
+    name_mistakes,
+    pool_mistakes,
+)
+from ductile.checks.learned import (
+    adapter_mistakes,
+    context_mistakes,
+    hold_mistakes,
+    memory_mistakes,
+    objective_mistakes,
+    switch_mistakes,
+)
+from ductile.checks.measured import (
+    branch_mistakes,
+    probe_domain_mistakes,
+    probe_mistakes,
+)
+from ductile.config import RunSettings
+
+
+def check(settings: RunSettings) -> list[str]:
+    """Every name and level that the typed settings cannot check on their own; one line for each mistake."""
+    checks = (
+        domain_mistakes,
+        probe_domain_mistakes,
+        memory_mistakes,
+        family_mistakes,
+        probe_mistakes,
+        branch_mistakes,
+        name_mistakes,
+        pool_mistakes,
+        objective_mistakes,
+        hold_mistakes,
+        context_mistakes,
+        data_mistakes,
+        switch_mistakes,
+        adapter_mistakes,
+    )
+    return [mistake for mistakes in checks for mistake in mistakes(settings)]
+
+
+__all__ = ["check"]
