@@ -52,7 +52,9 @@ def measure_alone(
     if not after:
         return state.boundaries
     if checkpoint is not None:
-        stand = json.loads((checkpoint / "state.json").read_text())["state"]
+        document = json.loads((checkpoint / "state.json").read_text())
+        stand = document["state"]
+        ports.contexts.restore(document["contexts"])
         over = stand["phase"] + (stand["step"] > 0)  # a phase that goes on counts as the one that is looked at
         if not over:  # written before the first step: the base itself
             return state.boundaries

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ductile.config import BranchSettings, RunSettings
 from ductile.contexts import make_contexts
-from ductile.contexts.context import with_prefixes
+from ductile.contexts.context import SEED, in_context, with_prefixes
 from ductile.course import Course, without_remedies
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import WorkedDomain
@@ -72,21 +72,25 @@ def branch_probe(
         path = f"phase.{request.ended}"
         ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
         switch(settings, variant, ended, switch_stream(ended.name), ports)
+        learner.settle()  # what the switch trained is not the branch's
     learner.start_phase(phase.domain.key)
     if settings.variant.anchor == "prior_data":
         earlier = _phases_until(request.ended, settings, resolve)
         remember(settings, earlier, phase.name, publish(pool, learner), pool, learner, resolve)
     course.start_phase(phase, ())
     contexts.start_phase(phase)
-    prefixes = learner.prefixes()
-    problems = [
-        replace(problem, prefix=prefixes.get(phase.domain.key, ()))
-        for problem in _evaluation_problems(settings, resolve)
-    ]
+    bare, prefix = _evaluation_problems(settings, resolve), learner.prefixes().get(phase.domain.key, ())
+
+    def evaluated(policy: PolicyRef, step: int) -> list[float | None]:
+        """In the context and with the prefix that the policy has for the domain at that step."""
+        context = contexts.deployed().get(phase.domain.key, SEED)
+        problems = [replace(in_context(problem, context), prefix=prefix) for problem in bare]
+        return _evaluate(policy, problems, settings, pool, judge, step)
+
     keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
     policy, budget, silent = publish(pool, learner), {"trained_tokens": 0}, []
-    steps, passed = [0], [_evaluate(policy, problems, settings, pool, judge, 0)]
+    steps, passed = [0], [evaluated(policy, 0)]
     for step in range(branch.steps):
         if request.mode == "rl":
             stream = f"branch/{request.repetition}/{step}"
@@ -96,7 +100,7 @@ def branch_probe(
             policy = _supervised_step(keyed, phase, ports, step, budget)
         if step + 1 in due:
             steps.append(step + 1)
-            passed.append(_evaluate(policy, problems, settings, pool, judge, step + 1))
+            passed.append(evaluated(policy, step + 1))
     return {
         "steps": steps,
         "passed": passed,

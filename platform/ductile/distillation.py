@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,13 +91,15 @@ def distil(
 ) -> list[float]:
     """Train the student in place; returns the loss of each step before it, nats a token at the temperature.
 
-    Step i learns from rows i, i + steps, ...: AdamW with the learner's learning rate, betas and clip.
+    Step i learns from rows i, i + steps, ...: AdamW with the learner's betas and clip, and its learning rate falling to
+    0: student and teacher are close, and Adam makes full-size steps of however small a gradient.
     """
     student.requires_grad_(True)
     betas = (settings.betas[0], settings.betas[1])
     optimizer = torch.optim.AdamW(student.parameters(), settings.lr, betas, weight_decay=settings.weight_decay)
     losses = []
     for step in range(steps):
+        optimizer.param_groups[0]["lr"] = settings.lr * (1 - step / steps)
         padded = pad_rows(rows[step::steps], teacher.device)
         with torch.no_grad():
             target = torch.log_softmax(teacher(padded.ids, padded.mask)[:, :-1] / temperature, dim=-1)
@@ -138,7 +141,10 @@ def _in_turn(groups: Sequence[Group]) -> list[Pair]:
 
 def _digest(rows: Sequence[Pair], composition: Composition, settings: RunSettings, steps: int) -> str:
     """Names whatever else the result depends on."""
-    digest = hashlib.sha256(repr((composition, settings.learner, settings.rollout.temperature, steps)).encode())
+    models = [(member.role, Path(member.path).name, member.coefficient) for member in composition.members]
+    learner = settings.learner
+    optimizer = (learner.lr, learner.betas, learner.weight_decay, learner.clip)
+    digest = hashlib.sha256(repr((models, optimizer, settings.rollout.temperature, steps)).encode())
     for pair in rows:
         for ids in pair:
             digest.update(len(ids).to_bytes(4) + ids.astype(np.int32).tobytes())

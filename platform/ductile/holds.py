@@ -44,6 +44,7 @@ class Holds:
         self.anchor = Anchor(objective, load()) if isinstance(objective, Objective) and objective.anchor else None
         self._kl = objective.kl  # the coefficient of the moment
         self._penalised: tuple[float, int] | None = None  # KL a token and completions of the last `penalties`
+        self._spent = 0  # tokens through models outside of updates; nothing is owed in a checkpoint
         self._memory = Memory()
 
     def start_phase(self, weights: Mapping[str, Tensor]) -> None:
@@ -66,6 +67,7 @@ class Holds:
         )
         tokens = sum(len(completion.tokens) for group in judged for completion in group.group.completions)
         completions = sum(len(group.verdicts) for group in judged)
+        self._spent += _tokens([group.group for group in judged]) * len(self.anchor.policy.composition.members)
         self._penalised = (float(sum(part.sum() for part in kl)) / tokens, completions)
         return [self._kl * part for part in kl]
 
@@ -81,6 +83,12 @@ class Holds:
             policy.load_trainable(weights)
             information = fisher(policy, groups, self._settings.rollout.temperature, *place())
             self._consolidation.add(information, weights)
+            self._spent += _tokens(groups) * len(policy.composition.members)
+
+    def settle(self) -> int:
+        """Tokens that passed through models outside of updates since it was asked last."""
+        spent, self._spent = self._spent, 0
+        return spent
 
     def share(self, rows: int, version: int) -> Batch:
         """The remembered answers that an update of so many rows uses."""
@@ -145,6 +153,11 @@ class Holds:
             self._memory = Memory.load(folder)
         if self._objective.kl_target:
             self._kl = json.loads((folder / "learner.json").read_text())["kl"]
+
+
+def _tokens(groups: Sequence[Group]) -> int:
+    """Tokens of prompts and completions."""
+    return sum(len(group.prompt_tokens) + len(each.tokens) for group in groups for each in group.completions)
 
 
 def place() -> tuple[int, int]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from ductile.config import RunSettings
 from ductile.engines import make_engine
 from ductile.holds import Holds, place
 from ductile.models.compose import ComposedPolicy
-from ductile.models.kept import kept_model
+from ductile.models.kept import kept_model, recalled, recorded
 from ductile.models.load import check_same_tokenizer, load_model
-from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition, Member
+from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import Objective, micro_loss
@@ -75,9 +75,9 @@ def restored_learner(
         start = None if model is None else model.state_dict()
         return PolicyLearner(settings, composition, objective, lr, start, models=models)
     if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
-        recorded = _composition(_recorded(snapshot)["composition"])
+        now = recalled(_recorded(snapshot)["composition"], composition, models)
         weights = load_file(snapshot / "weights.safetensors")
-        learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
+        learner = PolicyLearner(settings, now, objective, lr, weights, composition, models)
         learner._recall(snapshot)
     else:
         learner = PolicyLearner(settings, composition, objective, lr, models=models)
@@ -106,8 +106,9 @@ def branch_learner(
     if request.snapshot is None:
         return PolicyLearner(settings, composition, objective, lr, models=models)
     folder = Path(request.snapshot)
-    recorded, weights = _composition(_recorded(folder)["composition"]), load_file(folder / "weights.safetensors")
-    learner = PolicyLearner(settings, recorded, objective, lr, weights, composition, models)
+    now = recalled(_recorded(folder)["composition"], composition, models)
+    weights = load_file(folder / "weights.safetensors")
+    learner = PolicyLearner(settings, now, objective, lr, weights, composition, models)
     learner._restore_trainable(folder)
     learner._holds.load(folder)
     if request.optimizer == "carried":
@@ -131,10 +132,6 @@ def _schedule(settings: RunSettings, variant: Variant) -> Schedule | None:
 def _recorded(folder: Path) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((folder / "learner.json").read_text())
     return document
-
-
-def _composition(values: Mapping[str, Any]) -> Composition:
-    return Composition(tuple(Member(**member) for member in values["members"]), values["trainable"])
 
 
 class Diverged(RuntimeError):
@@ -190,7 +187,7 @@ class PolicyLearner:
         self._names = [name for name in named if name is not None]
         self._read()
         self._take(self._trainable.start(self._state))
-        self._base = self._weights
+        self._base = self._weights if start is None else self.base_weights()
 
     def recompose(self, composition: Composition, weights: Mapping[str, Tensor] | None = None) -> None:
         """See `ports.Learner.recompose`. Version, phase and drift's beginning aside, it is a new learner."""
@@ -229,17 +226,16 @@ class PolicyLearner:
         """
         started = time.monotonic()
         self.version += 1
-        tokens = sum(len(row.completion) for row in batch.rows)
-        anchor = self._holds.anchor
-        models = len(self.composition.members) + (len(anchor.policy.composition.members) if anchor else 0)
-        passed = sum(row.tokens for row in batch.rows) * models * self._settings.learner.epochs
+        share = self._holds.share(len(batch.rows), self.version)
+        learns = bool(share.rows) or any(row.advantage or self._objective.acts_on_batch for row in batch.rows)
+        passed = self._passed(batch, share) if learns else 0
         metrics = {
-            "learner/skipped": float(not batch.rows),
-            "learner/tokens": float(tokens),
-            "learner/forward_tokens": float(passed),
+            "learner/skipped": float(not learns),
+            "learner/tokens": float(sum(len(row.completion) for row in batch.rows)),
+            "learner/forward_tokens": float(passed + self._holds.settle()),
         }
-        if batch.rows:
-            metrics |= self._train(batch)
+        if learns:
+            metrics |= self._train(batch, share)
         metrics |= self._holds.after_update(metrics.get("learner/kl_anchor"), len(batch.rows))
         self._reweigh()
         metrics["learner/weight_drift_rms"] = rms_distance(
@@ -279,7 +275,8 @@ class PolicyLearner:
     def experts(self) -> Mapping[str, tuple[Composition, Mapping[str, Tensor] | None]]:
         """See `ports.Learner.experts`: with a fresh expert for each domain, all of them and for the rest the base."""
         if self._settings.variant.memory != "fresh" or self._domain is None:
-            return {domain: (self.composition, own) for domain, own in self._trainable.experts(self._state).items()}
+            own = {domain: (self.composition, each) for domain, each in self._trainable.experts(self._state).items()}
+            return {self._domain: (self.composition, self._weights), **own} if own and self._domain else own
         base = Composition((self.origin.members[0],), self.origin.members[0].role)
         kept = {domain: (composition, None) for domain, composition in self._kept.items()}
         return {self._domain: (self.composition, self._weights), **kept, OTHER_DOMAINS: (base, None)}
@@ -334,16 +331,16 @@ class PolicyLearner:
             document = {
                 "version": self.version,
                 "trainable": self._trainable.snapshot(),
-                "composition": asdict(self.composition),
-                "phase_start_composition": asdict(self.phase_start_composition),
+                "composition": self._record(self.composition),
+                "phase_start_composition": self._record(self.phase_start_composition),
                 "domain": self._domain,
-                "experts": {domain: asdict(composition) for domain, composition in self._kept.items()},
+                "experts": {domain: self._record(composition) for domain, composition in self._kept.items()},
             }
             write_text(folder / "learner.json", json.dumps(document | self._holds.adapted()))
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote, which may be another composition than this one."""
-        composition = _composition(_recorded(folder)["composition"])
+        composition = self._recalled(_recorded(folder)["composition"])
         if composition.models != self.composition.models:
             self.recompose(composition)
         self._recall(folder)
@@ -356,14 +353,20 @@ class PolicyLearner:
         self._holds.start_phase(self._phase_start)
         document = _recorded(folder)
         self.version, self._domain = document["version"], document["domain"]
-        self.phase_start_composition = _composition(document["phase_start_composition"])
-        self._kept = {domain: _composition(value) for domain, value in document["experts"].items()}
-        self._set_coefficients(_composition(document["composition"]))
+        self.phase_start_composition = self._recalled(document["phase_start_composition"])
+        self._kept = {domain: self._recalled(value) for domain, value in document["experts"].items()}
+        self._set_coefficients(self._recalled(document["composition"]))
         self._restore_trainable(folder)
         self._holds.load(folder)
 
+    def _record(self, composition: Composition) -> dict[str, Any]:
+        return recorded(composition, self.origin, self.models)
+
+    def _recalled(self, values: Mapping[str, Any]) -> Composition:
+        return recalled(values, self.origin, self.models)
+
     def _restore_trainable(self, folder: Path) -> None:
-        document, file = json.loads((folder / "learner.json").read_text()), folder / "trainable.safetensors"
+        document, file = _recorded(folder), folder / "trainable.safetensors"
         tensors = load_file(file) if file.exists() else {}
         self._take(self._trainable.restore(document["trainable"], tensors, self._state))
 
@@ -400,11 +403,17 @@ class PolicyLearner:
     def _parameters(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: weights[name] for name in self._names}
 
-    def _train(self, batch: Batch) -> dict[str, float]:
+    def _passed(self, batch: Batch, share: Batch) -> int:
+        """Tokens that an update passes through models, once for each: the policy's, and the anchor's where it runs."""
+        members = len(self.composition.members)  # an anchor has as many
+        rows, remembered = (sum(row.tokens for row in part.rows) for part in (batch, share))
+        on_batch = members * (2 if self._objective.kl_in_loss else 1)
+        return (rows * on_batch + remembered * 2 * members) * self._settings.learner.epochs
+
+    def _train(self, batch: Batch, share: Batch) -> dict[str, float]:
         rank, world = place()
         learner, before = self._settings.learner, self._weights
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
-        share = self._holds.share(len(batch.rows), self.version)
         kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
         for _ in range(learner.epochs):

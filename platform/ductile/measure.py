@@ -163,12 +163,17 @@ class Measure:
         return arms
 
     def _deployed(self, policy: PolicyRef) -> RolloutPool:
-        """The pool in which the policy answers each domain with the expert, context and prefix that it has for it."""
+        """The pool in which the policy answers each domain with the expert, context and prefix that it has for it.
+
+        The untouched base has none of them, whatever the learner holds.
+        """
         learner, pool = self.ports.learner, self.ports.pool
+        if policy.weights is None:
+            return pool
         measured = {phase.domain.key: self._measured_key(phase.name) for phase in self.plan.phases}
 
         def of_measured(values: Mapping[str, T]) -> dict[str, T]:
-            return {measured.get(key, key): value for key, value in values.items()}
+            return {**values, **{measured[key]: value for key, value in values.items() if key in measured}}
 
         experts = {
             key: policy

@@ -44,13 +44,14 @@ SECTIONS = {
     "retention_new": "",
     "drift": "Drift probe: exact KL to the base and to the start of the phase, over the full vocabulary at each position. "
     "Forward is KL(reference || policy) on completions of the reference, reverse is KL(policy || reference) on "
-    "completions of the policy.",
+    "completions of the policy. A policy with contexts or prefixes is looked at in bare prompts in the forward direction and in "
+    "its own in the reverse one, with the base in the same context.",
     "format": "Formats probe: how the evaluation problems are answered.",
     "format_pass_rate": "",
     "shortcut": "",
     "diversity": "Diversity probe: many completions of few problems.",
     "channels": "Channels probe: base or trained weights, asked as at the start (seed) or through the fast channel (evolved), "
-    "on the evaluation problems of a phase. A fast channel is an evolved context or a soft prefix.",
+    "on the evaluation problems of a phase. A fast channel is an evolved context, an adapter of the domain, or its soft prefix.",
     "plasticity": "Branch probe: a copy is trained for a fixed budget on a domain that the plan does not hold, then thrown "
     "away. Arms: `rl_reset`, `rl_carried`, `sft_reset`, `sft_carried`: by RL or on worked solutions, with a fresh optimizer or the run's own. "
     "Means over `probe.branch.seeds` repetitions. The fresh base has the same budget, arm, problems and random keys.",

@@ -32,6 +32,7 @@ from ductile.models.lora import (
     with_adapters,
 )
 from ductile.models.soft_prefix import is_prefix, slot_ids
+from ductile.ports import OTHER_DOMAINS
 
 Weights = Mapping[str, Tensor]
 
@@ -257,8 +258,13 @@ class FastLora(AllWeights):
         return None if is_adapter(name) else plain_name(name)
 
     def experts(self, state: Weights) -> dict[str, Weights]:
-        """See `Trainable.experts`."""
-        return {domain: merged({**state, **own}, self._scale) for domain, own in self._kept.items()}
+        """Each domain's own; every other domain is answered by the slow weights alone."""
+        experts: dict[str, Weights] = {
+            domain: merged({**state, **own}, self._scale) for domain, own in self._kept.items()
+        }
+        if self.domain:
+            experts[OTHER_DOMAINS] = bare(state)
+        return experts
 
     def channels(self, state: Weights, base: Weights) -> dict[str, dict[str, Weights]]:
         """See `Trainable.channels`."""

@@ -16,7 +16,7 @@ from ductile.contexts.context import with_prefixes
 from ductile.learner import PolicyLearner, branch_learner, make_learner
 from ductile.models.lora import is_adapter
 from ductile.models.soft_prefix import is_prefix
-from ductile.ports import BranchRequest, PolicyRef, Sampling
+from ductile.ports import OTHER_DOMAINS, BranchRequest, PolicyRef, Sampling
 from ductile.problem import JudgedGroup, Problem, Verdict
 from ductile.rl.batch import Batch
 from ductile.sampling.worker import LocalPool
@@ -176,7 +176,8 @@ def test_each_domain_takes_its_own_adapter_up_again(make: Make) -> None:
     of_a = {name: tensor.clone() for name, tensor in learner._state.items() if is_adapter(name)}
     trained(learner, "b")
     of_b = {name: tensor.clone() for name, tensor in learner._state.items() if is_adapter(name)}
-    assert learner.experts().keys() == {"a"} and len(moved(of_a, of_b)) == 14
+    assert learner.experts().keys() == {"b", "a", OTHER_DOMAINS} and len(moved(of_a, of_b)) == 14
+    assert same(learner.experts()[OTHER_DOMAINS][1] or {}, learner.channels()["a"]["slow"])  # met by no adapter
     before, slow = copied(learner.weights()), learner.channels()["a"]["slow"]
     learner.start_phase("a")
     assert same({name: learner._state[name] for name in of_a}, of_a)

@@ -80,12 +80,13 @@ def hold_mistakes(settings: RunSettings) -> Iterator[str]:
             f"variant.kl_horizon: {variant.kl_horizon} would let a step of {completions} completions turn the "
             f"coefficient's sign; allowed: above {completions / 5:g}"
         )
-    if settings.learner.engine == "deepspeed" and settings.learner.precision == "bf16":
+    rounded = settings.learner.engine == "deepspeed" and settings.learner.precision == "bf16"
+    if rounded or settings.model.dtype == "bfloat16":
         for name in ("l2_init", "ewc"):
             if (value := getattr(variant, name)) is not None:
                 yield (
-                    f"variant.{name}: {value} does not fit learner.precision=bf16 with learner.engine=deepspeed: it "
-                    f"pulls on gathered weights, which are rounded; allowed: learner.precision=fp32, engine=torch"
+                    f"variant.{name}: {value} does not fit weights that are rounded to bf16, which lose small pulls; "
+                    f"allowed: model.dtype=float32, and with learner.engine=deepspeed learner.precision=fp32"
                 )
 
 
@@ -110,6 +111,11 @@ def memory_mistakes(settings: RunSettings) -> Iterator[str]:
     memory, unset = settings.variant.memory, SwitchSettings()
     if settings.variant.name != "proxy" or memory in (None, "sequential"):
         return
+    if settings.learner.lora.switch != "carry":
+        yield (
+            f"learner.lora.switch: {settings.learner.lora.switch}: with variant.memory={memory} another expert begins "
+            f"at the switch; allowed: carry"
+        )
     for name in ("optimizer", "fusion", "shrink", "perturb", "redo", "utility_reset"):
         value = getattr(settings.switch, name)
         if value != getattr(unset, name):
@@ -129,11 +135,18 @@ def switch_mistakes(settings: RunSettings) -> Iterator[str]:
     if switch.redo is not None and switch.utility_reset is not None:
         yield f"switch.redo: {switch.redo}: set beside switch.utility_reset, and both begin units anew; leave one unset"
     for name in ("fusion", "shrink", "perturb", "redo", "utility_reset"):
-        value, rank = getattr(switch, name), settings.learner.lora.rank
-        if value is not None and rank:
+        value, lora, fast = getattr(switch, name), settings.learner.lora.rank, settings.variant.fast_rank
+        if value is None:
+            continue
+        if lora:
             yield (
-                f"switch.{name}: {value}: with learner.lora.rank {rank} only adapters are trained; leave it unset and "
-                f"use learner.lora.switch"
+                f"switch.{name}: {value}: with learner.lora.rank={lora} the weights that it would change are frozen; "
+                f"leave it unset and use learner.lora.switch"
+            )
+        elif fast:
+            yield (
+                f"switch.{name}: {value}: with variant.fast_rank={fast} it would change the slow weights by what the "
+                f"ended domain's adapter adds to them; allowed: unset"
             )
     if switch.redo is not None:
         yield from _unit_mistakes(settings, f"switch.redo: {switch.redo}")

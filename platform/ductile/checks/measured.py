@@ -77,6 +77,11 @@ def branch_mistakes(settings: RunSettings) -> Iterator[str]:
             f"(learner.workers is {settings.learner.workers}): a branch beside the run is one process, and cannot read "
             f"an optimizer that was saved in shards by several"
         )
+    if settings.variant.reflector == "model" and settings.learner.workers > 1 and branch.domain and not branch.beside:
+        yield (
+            f"variant.reflector: model with learner.workers={settings.learner.workers} and branches in turn would ask "
+            f"the reflector once for each worker; allowed: probe.branch.beside=true, or learner.workers at most 1"
+        )
     if "sft" not in branch.modes or not branch.domain or not branch.levels:
         return
     try:

@@ -13,7 +13,7 @@ from ductile.contexts.context import Context, in_context
 from ductile.contexts.evidence import Evidence
 from ductile.contexts.room import Fits
 from ductile.ports import Judge, PolicyRef, RolloutPool, Sampling
-from ductile.problem import Problem, Verdict
+from ductile.problem import SUCCESS, Problem, Verdict
 
 Proposer = Callable[[dict[str, str], Mapping[str, Sequence[Mapping[str, Any]]], list[str]], dict[str, str]]
 
@@ -85,7 +85,7 @@ def _record(trace: Trace) -> dict[str, Any]:
     verdict = trace.verdict
     if verdict is None:
         return {"Inputs": trace.problem.transcript, "Generated Outputs": "", "Feedback": trace.text}
-    said = "could not be judged" if verdict.reward is None else "right" if verdict.reward > 0 else "wrong"
+    said = "could not be judged" if verdict.reward is None else "right" if verdict.reward > SUCCESS else "wrong"
     feedback = f"{said}; the expected answer is {trace.problem.answer}; format {verdict.format}"
     return {
         "Inputs": trace.problem.transcript,

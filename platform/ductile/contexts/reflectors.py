@@ -19,10 +19,8 @@ from ductile.contexts.candidate import candidate_of, context_of, named
 from ductile.contexts.context import Context
 from ductile.contexts.evidence import Evidence, Example
 from ductile.contexts.room import Fits
+from ductile.contexts.teaching import MOST_EXAMPLES
 from ductile.contexts.vocabulary import instruction
-
-MOST_EXAMPLES = 2
-"""As many as a base built from scratch is taught to read (`teaching.MOST_EXAMPLES`)."""
 
 TRIES = 16
 """Draws after which a parent is given up: all its neighbours were proposed before, or do not fit."""

@@ -7,13 +7,18 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ductile.models.load import load_model, load_tokenizer
+from ductile.ports import Composition, Member
+
+_ORIGIN, _MODELS = "origin:", "models:"
 
 
 def kept_model(models: Path, like: str, weights: Mapping[str, Tensor], dtype: str, label: str) -> Path:
@@ -65,3 +70,29 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def recorded(composition: Composition, origin: Composition, models: Path | None) -> dict[str, Any]:
+    """A composition as plain values without this machine's paths: a run's folders may move between two starts.
+
+    origin: what the run began as, whose folders are named by their roles; models: the run's folder for models.
+    """
+    begun = {member.path: f"{_ORIGIN}{member.role}" for member in reversed(origin.members)}
+
+    def named(path: str) -> str:
+        inside = models is not None and Path(path).is_relative_to(models)
+        return f"{_MODELS}{Path(path).relative_to(models)}" if models is not None and inside else begun[path]
+
+    members = [{**asdict(member), "path": named(member.path)} for member in composition.members]
+    return {"members": members, "trainable": composition.trainable}
+
+
+def recalled(values: Mapping[str, Any], origin: Composition, models: Path | None) -> Composition:
+    """The composition that `recorded` wrote, in the folders of now."""
+    begun = {f"{_ORIGIN}{member.role}": member.path for member in origin.members}
+
+    def found(name: str) -> str:
+        return begun[name] if models is None or name in begun else str(models / name.removeprefix(_MODELS))
+
+    members = tuple(Member(**{**member, "path": found(member["path"])}) for member in values["members"])
+    return Composition(members, values["trainable"])

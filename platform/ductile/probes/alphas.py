@@ -40,8 +40,8 @@ def _row(context: ProbeContext, alpha: float) -> dict[str, float | None]:
     row = {"alpha": alpha, "prior": macro_mean(rates[: len(prior)]), "new": macro_mean(rates[len(prior) :])}
     kl = None
     if problems := interleaved(prior, context.settings.drift_problems):
-        groups = context.pool.generate(policy, problems, context.sampling(top_p=1.0))
-        kl = context.pool.divergence(policy, context.base, groups, context.rollout.temperature).token_reverse
+        groups = context.bare.generate(policy, problems, context.sampling(top_p=1.0))
+        kl = context.bare.divergence(policy, context.base, groups, context.rollout.temperature).token_reverse
     return {**row, "kl_reverse_prior": kl}
 
 
@@ -50,7 +50,7 @@ def _pass_rates(context: ProbeContext, policy: PolicyRef, measured: list[Cell]) 
     problems = list(chain.from_iterable(cell.problems for cell in measured))
     if not problems:
         return []
-    groups = context.pool.generate(policy, problems, context.sampling(context.rollout.top_p))
+    groups = context.bare.generate(policy, problems, context.sampling(context.rollout.top_p))
     judged = iter(context.judge.judge(groups))
     passed = [outcomes([next(judged) for _ in cell.problems]).passed for cell in measured]
     return [float(each.mean()) if len(each) else None for each in passed]

@@ -1,9 +1,9 @@
 """The 2x2 of channels: base or trained weights, asked as at the start (seed) or through the fast channel (evolved).
 
 The channel split of fast-slow training (arXiv 2605.12484): what the weights learned, what the fast channel learned, and
-what only both have. A fast channel is an evolved context or a soft prefix; a run without any measures nothing. Beside
-it stands KL(trained || base) with and without the channel, on completions of the trained weights: the paper does not
-say which of the two it reports.
+what only both have. A fast channel is an evolved context, an adapter or a soft prefix; a run without any measures
+nothing. Beside it stands KL(trained || base) with and without the channel, on completions of the trained weights: the
+paper does not say which of the two it reports.
 
 The problems are the evaluation split's of each phase whose domain has a channel; all four cells have the same ones.
 """

@@ -35,8 +35,8 @@ def glance(summary: Mapping[str, Any]) -> TextTable:
         ("Plan", "Variant", *(head for head, *_ in _COLUMNS)),
         tuple(rows),
         "After the last phase. New skill: the last phase's. Plasticity: area under the branch's curve over the fresh "
-        "base's. KL to the base on prior-skill prompts. Seconds: RL steps without probes. Forward passes: tokens "
-        "sampled to train on, times the models that each passed through; a sampled token: with updates and "
+        "base's. KL to the base on prior-skill prompts. Seconds: RL steps alone. Forward passes: tokens sampled, "
+        "prompts aside, to train on, times the models that each passed through; a sampled token: with updates and "
         "distillation, prompts of the updates included. ±: half of the 95% t interval over seeds.",
     )
 

@@ -53,7 +53,7 @@ def clipped_loss(
     `clip_high` above `clip_low` is DAPO's clip-higher (arXiv 2503.14476); dual clip: arXiv 1912.09729 eq. 5. Where a
     clip acts there is no gradient.
     """
-    ratio = torch.exp(logps - behaviour_logps)
+    ratio = torch.exp((logps - behaviour_logps).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
     free = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     loss, acted = -torch.minimum(free, clipped), clipped < free

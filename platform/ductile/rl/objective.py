@@ -40,6 +40,11 @@ class Objective:
     ewc: float = 0.0
 
     @property
+    def acts_on_batch(self) -> bool:
+        """Whether a term of the loss acts on the batch's own completions whatever their advantage."""
+        return self.kl_in_loss or self.entropy > 0
+
+    @property
     def kl_in_loss(self) -> bool:
         """Whether the loss has a KL term on the batch's own completions."""
         return self.kl > 0 and self.kl_place == "loss" and self.anchor != "prior_data"

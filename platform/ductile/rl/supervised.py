@@ -18,7 +18,7 @@ class Supervised:
 
     anchor = kl_target = None
     kl = l2_init = ewc = 0.0
-    kl_in_loss = False
+    kl_in_loss = acts_on_batch = False
 
 
 def likelihood_loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
