@@ -17,7 +17,7 @@ export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint unit cluster format docs bench ui clean
+.PHONY: help venv demo test lint unit engines cluster format docs bench ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(STAMP) ## base model, comparison, table, plots and MLflow runs: what a too-hard phase does
 	$(PY) -m jobs.compare experiment=too_hard $(DEMO_FLAGS)
 
-test: lint unit cluster ## everything that the project checks
+test: lint unit engines cluster ## everything that the project checks
 
 lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(VENV)/bin/ruff check .
@@ -48,7 +48,10 @@ lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(PY) -m ductile.metrics | diff -u docs/metrics.md - || { echo "docs/metrics.md is not current: make docs"; exit 1; }
 
 unit: $(STAMP) ## tests without Ray, with the coverage of the library
-	$(PY) -m pytest -q -m "not cluster" --cov --cov-report=term
+	$(PY) -m pytest -q -m "not cluster and not engines" --cov --cov-report=term
+
+engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one and two processes
+	$(PY) -m pytest -q -m engines
 
 cluster: $(STAMP) ## tests on a real local Ray
 	$(PY) -m pytest -q -m cluster

@@ -14,6 +14,8 @@ import pytest
 
 import ductile
 
+pytestmark = pytest.mark.engines
+
 PARTS = ("lora", "fast_lora", "fast_prefix")
 WHERE = [("alone", f"zero{stage}") for stage in range(4)] + [("rank-0", "zero2"), ("rank-1", "zero2")]
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 import ductile
 
+pytestmark = pytest.mark.engines
+
 STEPS, ROWS, LR, CLIP, DECAY = 3, 8, 0.05, 0.5, 0.1
 KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
 

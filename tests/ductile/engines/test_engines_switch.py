@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 import ductile
 
+pytestmark = pytest.mark.engines
+
 STEPS, ROWS, LR, CLIP, DECAY = 3, 8, 0.05, 0.5, 0.1
 PROCESSES = ("alone", "rank-0", "rank-1")
 PRECISIONS = ("fp32", "bf16")

@@ -14,6 +14,8 @@ import pytest
 
 import ductile
 
+pytestmark = pytest.mark.engines
+
 KINDS = ("torch", "zero0", "zero3")
 RANKS = ("alone", "rank-0", "rank-1")
 

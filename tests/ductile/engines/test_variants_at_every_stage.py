@@ -17,6 +17,8 @@ import ductile
 from ductile.variants import VARIANTS
 from tests.ductile.variants.test_variants import OPTIONS
 
+pytestmark = pytest.mark.engines
+
 KINDS = ("zero0", "zero1", "zero2", "zero3")
 MINIMAL = {name: OPTIONS.get(name, {}) for name in VARIANTS}
 
