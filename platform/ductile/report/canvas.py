@@ -1,7 +1,7 @@
 """What the figures share: colours and styles, panels of equal size, mean curves with their intervals.
 
-Colours are those of Okabe and Ito (2008), told apart with any common colour vision; every variant keeps its colour,
-line style and marker in all figures.
+Colours are those of Okabe and Ito (2008), told apart with any common colour vision, and for more than eight variants
+those of Tol's muted scheme after them; every variant keeps its colour, line style and marker in all figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from matplotlib.lines import Line2D
 from ductile.report.records import RunRecord, Series, of_cell
 from ductile.report.statistics import estimate
 
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+COLOURS = (
+    *("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"),
+    *("#882255", "#117733", "#332288", "#DDCC77", "#CC6677", "#44AA99", "#AA4499", "#999933"),
+)
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE: dict[Any, Any] = {

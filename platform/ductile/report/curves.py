@@ -123,9 +123,9 @@ def branch_curves(grid: Grid) -> Figure | None:
 
 
 def _task_style(position: int) -> dict[str, Any]:
-    """Colours from the end of the list: those at its beginning stand for variants."""
+    """Colours from the end of the first eight: those at the beginning stand for variants."""
     return {
-        "color": COLOURS[-(position + 3) % len(COLOURS)],
+        "color": COLOURS[(5 - position) % 8],
         "linestyle": LINES[position % len(LINES)],
         "marker": MARKERS[position % len(MARKERS)],
         "markersize": 3.5,

@@ -16,6 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ductile.report.canvas import COLOURS, MARKERS, Grid, panels, short
 from ductile.report.records import RunRecord
 
+WIDEST = 5
+"""Variants that a legend's line has room for."""
+
 FORMAT_COLOURS = ("#0072B2", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#999999")
 
 
@@ -116,6 +119,9 @@ def drift_against_retention(grid: Grid) -> Figure | None:
         Line2D([], [], marker=MARKERS[i % len(MARKERS)], color="0.35", linestyle="none", label=plan)
         for i, plan in enumerate(plans)
     ]
+    if len(upper) > WIDEST:  # too many for a line of each
+        figure.legend(handles=[*upper, *lower], loc="outside upper center", ncols=WIDEST)
+        return figure
     blank = Patch(alpha=0, label="")
     pairs = list(zip_longest(upper, lower, fillvalue=blank))  # legends fill by column: variants above, plans below
     figure.legend(handles=[handle for pair in pairs for handle in pair], loc="outside upper center", ncols=len(pairs))
