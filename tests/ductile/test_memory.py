@@ -169,6 +169,7 @@ def test_kl_in_the_reward_needs_advantages_that_do_not_divide_its_noise_by_its_o
 @pytest.mark.parametrize("option", ["l2_init", "ewc"])
 def test_pull_on_weights_that_deepspeed_rounds_is_refused(option: str) -> None:
     variant = {"name": "low_drift", option: 2.0}
-    [line] = mistakes(variant=variant, learner={"precision": "bf16"})
-    assert line.startswith(f"variant.{option}: 2.0 does not fit learner.precision=bf16 with learner.engine=deepspeed")
+    for rounded in ({"learner": {"precision": "bf16"}}, {"model": {"dtype": "bfloat16", "path": "given"}}):
+        [line] = mistakes(variant=variant, **rounded)
+        assert line.startswith(f"variant.{option}: 2.0 does not fit weights that are rounded to bf16")
     assert mistakes(variant=variant, learner={"precision": "bf16", "engine": "torch"}) == []

@@ -449,6 +449,11 @@ def test_expert_iteration_refuses_what_only_a_policy_gradient_reads() -> None:
         ({"learner": {"lora": {"rank": 2}}, "switch": {"utility_reset": 0.1}}, "switch.utility_reset"),
         ({"learner": {"lora": {"rank": 2}}, "variant": {"l2_init": 1.0}}, "variant.l2_init"),
         ({"learner": {"lora": {"rank": 2}}, "variant": {"fast_rank": 2}}, "learner.lora.rank"),
+        ({"variant": {"fast_rank": 2}, "switch": {"fusion": 0.5}}, "switch.fusion"),
+        (
+            {"learner": {"lora": {"switch": "reset"}}, "variant": {"name": "proxy", "memory": "sum"}},
+            "learner.lora.switch",
+        ),
     ],
 )
 def test_adapters_that_could_not_do_what_is_asked_are_a_mistake(parts: dict[str, Any], path: str) -> None:
