@@ -451,7 +451,7 @@ def test_expert_iteration_refuses_what_only_a_policy_gradient_reads() -> None:
         ({"learner": {"lora": {"rank": 2}}, "variant": {"fast_rank": 2}}, "learner.lora.rank"),
         ({"variant": {"fast_rank": 2}, "switch": {"fusion": 0.5}}, "switch.fusion"),
         (
-            {"learner": {"lora": {"switch": "reset"}}, "variant": {"name": "proxy", "memory": "sum"}},
+            {"learner": {"lora": {"rank": 2, "switch": "reset"}}, "variant": {"memory": "sum", "name": "proxy"}},
             "learner.lora.switch",
         ),
     ],
