@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ductile.config import ObjectiveSettings, RunSettings
-from ductile.ports import Composition
+from ductile.ports import Composition, Member
 from ductile.problem import SUCCESS, Completion, JudgedGroup, by_problem, pooled_lengths, pooled_rewards
 from ductile.rl.advantages import left_out, step_advantages
 from ductile.rl.batch import Batch, Row
@@ -49,11 +49,25 @@ class Variant(Protocol):
         """The variant's own part of what is done between two phases (`switch.py`). stream: keys what is random."""
 
 
-class NothingAtSwitch:
-    """A variant that does nothing of its own between two phases."""
+class PolicyGradient:
+    """RL on every weight of the base with a policy gradient: what a variant does otherwise, it overrides."""
+
+    needs_expert = False
+
+    def composition(self, base: Path, expert: Path) -> Composition:
+        """The base alone."""
+        return base_alone(base)
+
+    def objective(self, settings: ObjectiveSettings) -> Objective:
+        """The policy loss and the entropy bonus, with no KL."""
+        return policy_gradient(settings)
+
+    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
+        """Rows of the judged completions that have a gradient."""
+        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
 
     def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
-        """Nothing."""
+        """Nothing of its own."""
 
 
 @runtime_checkable
@@ -84,6 +98,11 @@ def scheduled_alpha(variant: Dialled, done: int, steps: int) -> float:
         return variant.alpha
     share = min(done, steps - 1) / (steps - 1) if steps > 1 else 0.0
     return variant.alpha + (variant.alpha_end - variant.alpha) * share
+
+
+def base_alone(base: Path) -> Composition:
+    """The policy that is the base itself."""
+    return Composition((Member("policy", str(base), 1.0),), "policy")
 
 
 def policy_gradient(settings: ObjectiveSettings) -> Objective:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ductile.config import ObjectiveSettings, RunSettings
-from ductile.ports import Composition, Member
+from ductile.ports import Composition
 from ductile.problem import SUCCESS, JudgedGroup, by_problem, pooled_rewards
 from ductile.rl.batch import Batch, Row
 from ductile.rl.losses import token_weights
 from ductile.rl.supervised import Supervised
-from ductile.variants.base import Penalties
+from ductile.variants.base import Penalties, base_alone
 
 if TYPE_CHECKING:  # `step` imports the variants
     from ductile.plan import Phase
@@ -38,7 +38,7 @@ class ExpertIteration:
 
     def composition(self, base: Path, expert: Path) -> Composition:
         """The base alone."""
-        return Composition((Member("policy", str(base), 1.0),), "policy")
+        return base_alone(base)
 
     def objective(self, settings: ObjectiveSettings) -> Supervised:
         """The likelihood."""

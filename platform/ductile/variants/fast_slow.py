@@ -12,22 +12,16 @@ taught to follow and show answers that the policy gave itself. A base of a milli
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from ductile.config import ObjectiveSettings, RunSettings
 from ductile.contexts.evolution import least_calls
-from ductile.ports import Composition, Member
-from ductile.problem import JudgedGroup
-from ductile.rl.batch import Batch
-from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import PolicyGradient
 
 
 @dataclass(frozen=True)
-class FastSlow(NothingAtSwitch):
-    """The policy is the base itself; what is fast is in `contexts.evolving`."""
+class FastSlow(PolicyGradient):
+    """The policy is the base itself; `contexts.evolving` is fast. A problem's contexts share one baseline."""
 
     contexts: int
     evolve_every: int
@@ -36,8 +30,6 @@ class FastSlow(NothingAtSwitch):
     reflector_url: str | None = None
     reflector_model: str | None = None
     lr: float | None = None
-
-    needs_expert = False
 
     def check(self) -> Iterator[str]:
         """What the options cannot say together."""
@@ -53,15 +45,3 @@ class FastSlow(NothingAtSwitch):
                 yield f"{name}: {value!r} is set, but reflector {self.reflector} does not use it; used by: model"
         if self.reflector_url and not self.reflector_url.startswith(("http://", "https://")):
             yield f"reflector_url: {self.reflector_url!r} is no address; allowed: http://... or https://..."
-
-    def composition(self, base: Path, expert: Path) -> Composition:
-        """The base alone."""
-        return Composition((Member("policy", str(base), 1.0),), "policy")
-
-    def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The policy loss, without KL."""
-        return policy_gradient(settings)
-
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
-        """Rows of the problems that have a gradient; all contexts of a problem share one baseline."""
-        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)

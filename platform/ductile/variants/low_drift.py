@@ -7,22 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ductile.config import ObjectiveSettings, RunSettings
-from ductile.ports import Composition, Member
-from ductile.problem import JudgedGroup
-from ductile.rl.batch import Batch
+from ductile.config import ObjectiveSettings
 from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import PolicyGradient, policy_gradient
 
 IN_LOSS, IN_REWARD = ("k2", "k3", "k3+"), ("k1", "k3")
 
 
 @dataclass(frozen=True)
-class LowDrift(NothingAtSwitch):
+class LowDrift(PolicyGradient):
     """The policy is the base itself. A KL in the loss acts on silent groups too: they pull it back to the anchor."""
 
     kl: float | None = None
@@ -35,8 +31,6 @@ class LowDrift(NothingAtSwitch):
     l2_init: float | None = None
     ewc: float | None = None
     lr: float | None = None
-
-    needs_expert = False
 
     def check(self) -> Iterator[str]:
         """A line for each option that is missing, would never be read, or does not fit the others."""
@@ -76,10 +70,6 @@ class LowDrift(NothingAtSwitch):
             )
             yield f"kl_estimator: {estimator!r}: {why}; allowed: {', '.join(allowed)}"
 
-    def composition(self, base: Path, expert: Path) -> Composition:
-        """The base alone."""
-        return Composition((Member("policy", str(base), 1.0),), "policy")
-
     def objective(self, settings: ObjectiveSettings) -> Objective:
         """The policy loss and what holds the policy."""
         return replace(
@@ -94,7 +84,3 @@ class LowDrift(NothingAtSwitch):
             l2_init=self.l2_init or 0.0,
             ewc=self.ewc or 0.0,
         )
-
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
-        """Rows of all judged completions that have a gradient: of all, where a KL is in the loss."""
-        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)

@@ -21,18 +21,15 @@ fresh at the base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ductile.config import ObjectiveSettings, RunSettings
+from ductile.config import RunSettings
 from ductile.distillation import distilled_base
 from ductile.ports import Composition, Member
-from ductile.problem import JudgedGroup
-from ductile.rl.batch import Batch
-from ductile.rl.objective import Objective
-from ductile.variants.base import Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import PolicyGradient
 
 if TYPE_CHECKING:  # steps import variants
     from ductile.plan import Phase
@@ -44,7 +41,7 @@ DISTIL_STEPS = 40
 
 
 @dataclass(frozen=True)
-class Proxy:
+class Proxy(PolicyGradient):
     """Base, expert and anti-expert; three forward passes a token, counted in `budget/forward_tokens`."""
 
     alpha: float
@@ -77,14 +74,6 @@ class Proxy:
         coefficients = {BASE: 1.0, ANTI: -alpha * experts}
         members = tuple(replace(m, coefficient=coefficients.get(m.role, alpha)) for m in composition.members)
         return replace(composition, members=members)
-
-    def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The policy loss."""
-        return policy_gradient(settings)
-
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
-        """Rows of the groups that have a gradient."""
-        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
 
     def switch(self, settings: RunSettings, ended: Phase, stream: str, ports: StepPorts) -> None:
         """Begin a new expert; what became of the old one is the memory's."""

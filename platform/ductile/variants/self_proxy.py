@@ -9,27 +9,21 @@ samples from the mixture, whose log-probabilities are the behaviour's, and the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ductile.config import ObjectiveSettings, RunSettings
 from ductile.ports import Composition, Member
-from ductile.problem import JudgedGroup
-from ductile.rl.batch import Batch
-from ductile.rl.objective import Objective
-from ductile.variants.base import NothingAtSwitch, Penalties, policy_gradient, policy_gradient_batch
+from ductile.variants.base import PolicyGradient
 
 
 @dataclass(frozen=True)
-class SelfProxy(NothingAtSwitch):
+class SelfProxy(PolicyGradient):
     """The base and a trained copy of it; two forward passes a token."""
 
     alpha: float
     alpha_end: float | None = None
     lr: float | None = None
-
-    needs_expert = False
 
     def check(self) -> Iterator[str]:
         """Above 1 the base would count negatively: an amplified policy, which is no mixture and no dial."""
@@ -47,11 +41,3 @@ class SelfProxy(NothingAtSwitch):
         coefficients = {"base": 1 - alpha, "policy": alpha}
         members = tuple(replace(member, coefficient=coefficients[member.role]) for member in composition.members)
         return replace(composition, members=members)
-
-    def objective(self, settings: ObjectiveSettings) -> Objective:
-        """The clipped policy loss."""
-        return policy_gradient(settings)
-
-    def batch(self, judged: Sequence[JudgedGroup], settings: RunSettings, penalties: Penalties = None) -> Batch:
-        """Rows of the groups that have a gradient."""
-        return policy_gradient_batch(judged, settings, self.objective(settings.objective), penalties)
