@@ -8,15 +8,14 @@ As in `learners.py`, DeepSpeed is imported once and the processes are forked. Th
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from processes import fork_all
 
 from ductile.config import RunSettings
 from ductile.engines import deepspeed_engine  # noqa: F401  imported before the forks
@@ -108,20 +107,12 @@ def one_of_two(base: Path, folder: Path, rank: int) -> None:
 def main(base: Path, folder: Path) -> int:
     """The number of processes that failed."""
     torch.set_num_threads(1)
-    fork = multiprocessing.get_context("fork")
-    calls: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+    calls = [
         (answers, (base, folder / "alone.json", ENGINES, folder / "alone")),
         (one_of_two, (base, folder, 0)),
         (one_of_two, (base, folder, 1)),
     ]
-    processes = [fork.Process(target=target, args=arguments) for target, arguments in calls]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(TIMEOUT_S)
-        process.kill()
-        process.join()
-    return sum(process.exitcode != 0 for process in processes)
+    return fork_all(calls, TIMEOUT_S)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ and a bias: 20 numbers of which neither tensor has an even count, so that two ra
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from processes import fork_all
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
@@ -184,20 +184,12 @@ def one_of_two(folder: Path, rank: int) -> None:
 def main(folder: Path) -> int:
     """The number of processes that failed."""
     torch.set_num_threads(1)
-    fork = multiprocessing.get_context("fork")
-    calls: list[tuple[Callable[..., None], tuple[object, ...]]] = [
+    calls = [
         (alone, (folder,)),
         (one_of_two, (folder, 0)),
         (one_of_two, (folder, 1)),
     ]
-    processes = [fork.Process(target=target, args=arguments) for target, arguments in calls]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(TIMEOUT_S)
-        process.kill()
-        process.join()
-    return sum(process.exitcode != 0 for process in processes)
+    return fork_all(calls, TIMEOUT_S)
 
 
 if __name__ == "__main__":

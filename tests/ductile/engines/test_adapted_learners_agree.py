@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import ductile
+from tests.ductile.engines.processes import written_by
 
 pytestmark = pytest.mark.engines
 
@@ -23,16 +18,7 @@ WHERE = [("alone", f"zero{stage}") for stage in range(4)] + [("rank-0", "zero2")
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory, tiny_folder: str) -> dict[str, Any]:
     """What `adapted.py` wrote, by file."""
-    folder = tmp_path_factory.mktemp("adapted")
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("adapted.py")), tiny_folder, str(folder)],
-        env=os.environ | {"PYTHONPATH": str(Path(ductile.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return written_by("adapted.py", tiny_folder, folder=tmp_path_factory.mktemp("adapted"))
 
 
 @pytest.mark.parametrize(("process", "engine"), WHERE)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import ductile
+from tests.ductile.engines.processes import written_by
 
 pytestmark = pytest.mark.engines
 
@@ -25,17 +20,7 @@ KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `updates.py` wrote, by file."""
-    folder = tmp_path_factory.mktemp("engines")
-    source = Path(ductile.__file__).parents[1]
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("updates.py")), str(folder)],
-        env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return written_by("updates.py", folder=tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import ductile
+from tests.ductile.engines.processes import written_by
 
 pytestmark = pytest.mark.engines
 
@@ -27,16 +22,7 @@ EVERYWHERE = [(process, kind) for process in PROCESSES for kind in KINDS]
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `switched.py` wrote, by file."""
-    folder = tmp_path_factory.mktemp("switched")
-    finished = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("switched.py")), str(folder)],
-        env=os.environ | {"PYTHONPATH": str(Path(ductile.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    return written_by("switched.py", folder=tmp_path_factory.mktemp("switched"))
 
 
 def weights_of(seed: int) -> NDArray[np.float64]:
