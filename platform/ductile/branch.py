@@ -72,11 +72,10 @@ def branch_probe(
         path = f"phase.{request.ended}"
         ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
         switch(settings, variant, ended, switch_stream(ended.name), ports)
-        learner.settle()  # what the switch trained is not the branch's
     learner.start_phase(phase.domain.key)
-    if settings.variant.anchor == "prior_data":
-        earlier = _phases_until(request.ended, settings, resolve)
-        remember(settings, earlier, phase.name, publish(pool, learner), pool, learner, resolve)
+    policy = publish(pool, learner)
+    remember(settings, _phases_until(request.ended, settings, resolve), phase.name, policy, pool, learner, resolve)
+    learner.settle()  # what the switch and remembering cost is not the branch's
     course.start_phase(phase, ())
     contexts.start_phase(phase)
     bare, prefix = _evaluation_problems(settings, resolve), learner.prefixes().get(phase.domain.key, ())
@@ -89,7 +88,7 @@ def branch_probe(
 
     keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
-    policy, budget, silent = publish(pool, learner), {"trained_tokens": 0}, []
+    budget, silent = {"trained_tokens": 0}, []
     steps, passed = [0], [evaluated(policy, 0)]
     for step in range(branch.steps):
         if request.mode == "rl":
@@ -192,11 +191,11 @@ class Branches:
         return f"branch-{self._start}-{request.mode}-{request.repetition}"
 
 
-def _phases_until(ended: str | None, settings: RunSettings, resolve: ResolveDomain) -> list[Phase]:
-    """The plan's phases up to the one that ended; none where none did."""
+def _phases_until(ended: str | None, settings: RunSettings, resolve: ResolveDomain) -> Iterator[Phase]:
+    """The plan's phases up to the one that ended, made when they are asked for; none where none did."""
     names = list(settings.phase)
-    done = names[: names.index(ended) + 1] if ended is not None else []
-    return [make_phase(name, settings.phase[name], settings.seed, resolve, f"phase.{name}") for name in done]
+    for name in names[: names.index(ended) + 1] if ended is not None else []:
+        yield make_phase(name, settings.phase[name], settings.seed, resolve, f"phase.{name}")
 
 
 def repetition_seed(seed: int, repetition: int) -> int:

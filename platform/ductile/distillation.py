@@ -25,7 +25,7 @@ from ductile.models.compose import ComposedPolicy, position_ids
 from ductile.models.kept import fingerprint, kept
 from ductile.models.load import DTYPES, load_model
 from ductile.ports import Composition, PolicyRef, Sampling
-from ductile.problem import Group, Problem
+from ductile.problem import Group
 from ductile.rl.batch import pad_rows
 
 if TYPE_CHECKING:  # steps import variants, and they this
@@ -48,7 +48,7 @@ def distilled_base(settings: RunSettings, ended: Phase, stream: str, steps: int,
     if models is None:
         raise RuntimeError("distillation: this learner has no folder for models; give `models` when it is made")
     policy = PolicyRef(composition, ports.pool.publish(weights), learner.version)
-    problems = _problems(ended, count, settings.seed, stream)
+    problems = ended.some(count, settings.seed, stream)
     rollout = settings.rollout
     samples = -(-count // len(problems))
     sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
@@ -120,13 +120,6 @@ def forward_kl(teacher: Tensor, student: Tensor, inside: Tensor) -> Tensor:
     """Mean over the positions inside of KL(teacher || student). Both: [row, position, vocabulary] log-probabilities."""
     kl = torch.where(teacher > -torch.inf, teacher.exp() * (teacher - student), 0.0).sum(dim=-1)
     return (kl * inside).sum() / inside.sum()
-
-
-def _problems(ended: Phase, count: int, seed: int, stream: str) -> list[Problem]:
-    """At most `count` problems of the phase's pool, in an order of the stream's own."""
-    ids = sorted(ended.pool)
-    keys = [int.from_bytes(hashlib.sha256(f"{seed}/{stream}/{id}".encode()).digest()[:8]) for id in ids]
-    return [ended.pool[ids[i]] for i in np.argsort(keys, kind="stable")[:count]]
 
 
 def _in_turn(groups: Sequence[Group]) -> list[Pair]:

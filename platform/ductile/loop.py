@@ -20,7 +20,7 @@ from ductile.ports import Tracker
 from ductile.schedule import due_steps
 from ductile.state import State, WrongCheckpoint, resume, save
 from ductile.step import Ports, publish, train_step
-from ductile.switch import spend, switch, switch_stream
+from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
 
 __all__ = ["Ports", "State", "WrongCheckpoint", "run", "train_step"]
@@ -50,15 +50,12 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 ended = plan.phases[state.phase - 1]
                 if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
                     check_declared(done)
-                    spend(state.budget, done)
                     ports.tracker.metrics(done, state.total)
             ports.learner.start_phase(phase.domain.key)
             if state.phase:
                 policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
             earlier = plan.phases[: state.phase]
-            spent = remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
-            for name, value in spent.items():
-                state.budget[name] = state.budget.get(name, 0) + value
+            remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
             ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version

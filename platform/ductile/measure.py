@@ -28,6 +28,8 @@ from ductile.step import Ports
 from ductile.variants.base import Dialled, Variant
 
 T = TypeVar("T")
+Channels = dict[str, dict[str, Arm]]
+"""Phase -> name of a cell -> the cell (`probes.channels`)."""
 
 
 @dataclass
@@ -45,7 +47,8 @@ class Measure:
         """Measure everything that is due at a phase boundary and keep it with the run."""
         started, boundary = time.monotonic(), len(state.boundaries)
         names = boundary_probes(self.settings, boundary)
-        if self._has_channel() and "channels" not in names:
+        channels = self._channels(policy)
+        if channels and "channels" not in names:
             names = (*names, "channels")  # always: nothing else tells what was learned fast from what slowly
 
         def begin(name: str) -> None:
@@ -53,7 +56,8 @@ class Measure:
 
         phase = boundary - 1 if 0 < boundary <= len(self.plan.phases) else None
         with same_randomness():
-            result = run_probes(self._context(state, policy, phase, lambda: self._branch(state)), names, begin)
+            context = self._context(state, policy, phase, lambda: self._branch(state), channels)
+            result = run_probes(context, names, begin)
         metrics = {**result.metrics, "time/probe_s": time.monotonic() - started}
         check_declared(metrics)
         name = self.plan.phases[phase].name if phase is not None else "after" if boundary else "base"
@@ -117,7 +121,9 @@ class Measure:
         ended = phases[boundary - 1].name if boundary <= len(phases) else None
         return self.ports.store.find_snapshot(snapshot_name(boundary)), ended
 
-    def _context(self, state: State, policy: PolicyRef, phase: int | None, branch: Any) -> ProbeContext:
+    def _context(
+        self, state: State, policy: PolicyRef, phase: int | None, branch: Any, channels: Channels | None = None
+    ) -> ProbeContext:
         settings, variant, ports = self.settings, self.variant, self.ports
         phases = tuple(settings.phase.items())
         return ProbeContext(
@@ -137,20 +143,19 @@ class Measure:
             start=None if phase is None else self._phase_start(state, phase),
             batch=lambda judged: variant.batch(judged, settings),
             objective=variant.objective(settings.objective),
-            channels=self._channels(policy) if branch else {},
+            channels=channels or {},
             bare_pool=ports.pool,
             at_alpha=partial(variant.at_alpha, policy.composition) if isinstance(variant, Dialled) else None,
         )
 
-    def _has_channel(self) -> bool:
-        return bool(self.ports.contexts.deployed() or self.ports.learner.channels())
-
-    def _channels(self, policy: PolicyRef) -> dict[str, dict[str, Arm]]:
-        """The cells of each phase whose domain has a fast channel; boundaries alone measure them."""
+    def _channels(self, policy: PolicyRef) -> Channels:
+        """The cells of each phase whose domain has a fast channel; the untouched base has none."""
+        if policy.weights is None:
+            return {}
         base = PolicyRef(policy.composition, None, 0)
         learner, contexts = self.ports.learner, self.ports.contexts.deployed()
         channels, prefixes, experts = learner.channels(), learner.prefixes(), learner.experts()
-        arms: dict[str, dict[str, Arm]] = {}
+        arms: Channels = {}
         for phase in self.plan.phases:
             key = phase.domain.key
             if key in contexts:

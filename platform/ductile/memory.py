@@ -13,7 +13,7 @@ policy to is always what the policy still knew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,19 +75,19 @@ class Memory:
 
 def remember(
     settings: RunSettings,
-    earlier: Sequence[Phase],
+    earlier: Iterable[Phase],
     phase: str,
     policy: PolicyRef,
     pool: RolloutPool,
     learner: Learner,
     resolve: ResolveDomain,
-) -> dict[str, int]:
+) -> None:
     """At the start of a phase, where the anchor is prior_data: let the policy answer, and the learner remember it.
 
-    One completion a problem, keyed by the phase's name. Returns what it cost, by name as in the step's budget.
+    One completion a problem, keyed by the phase's name. The learner is charged for it.
     """
     if settings.variant.anchor != "prior_data":
-        return {}
+        return
     rollout = settings.rollout
     sampling = Sampling(settings.seed, f"prior/{phase}", 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
     problems = prior_problems(settings, earlier, resolve)
@@ -95,10 +95,10 @@ def remember(
     learner.remember(groups)
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
     forward = tokens * len(policy.composition.members)
-    return {"completions": len(groups), "sampled_tokens": tokens, "forward_tokens": forward}
+    learner.spend({"completions": len(groups), "sampled_tokens": tokens, "forward_tokens": forward})
 
 
-def prior_problems(settings: RunSettings, earlier: Sequence[Phase], resolve: ResolveDomain) -> list[Problem]:
+def prior_problems(settings: RunSettings, earlier: Iterable[Phase], resolve: ResolveDomain) -> list[Problem]:
     """As many problems as a step has completions, from the train splits of `data.prior` and of earlier phases alike.
 
     Fewer where a split has no more; the same problem of two of them once.

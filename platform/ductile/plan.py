@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,14 @@ class Phase:
     steps: int
     pool: Mapping[str, Problem]
     rungs: tuple[Mapping[str, Problem], ...] = ()
+
+    def some(self, count: int, seed: int, stream: str) -> list[Problem]:
+        """At most `count` problems of the pool, in a random order that depends on (seed, stream, ids) alone."""
+
+        def place(id: str) -> bytes:
+            return hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=16).digest()
+
+        return [self.pool[id] for id in sorted(self.pool, key=place)[:count]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ that what only the optimizer's float32 copy still knew of a weight is lost.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -38,9 +37,6 @@ from ductile.problem import Group
 from ductile.step import StepPorts, publish
 from ductile.variants.base import Variant
 
-SPENT = ("completions", "sampled_tokens", "forward_tokens")
-"""What a switch adds to the run's budget, where it samples."""
-
 
 def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, ports: StepPorts) -> dict[str, float]:
     """Do it, before the next phase starts. stream: keys everything random. Returns metrics."""
@@ -56,7 +52,9 @@ def switch(settings: RunSettings, variant: Variant, ended: Phase, stream: str, p
         metrics, groups = _intervene(settings, ended, stream, ports, pool)
         sampled = [*sampled, *groups]
     if sampled:
-        metrics |= _cost(sampled, pool)
+        spent = _cost(sampled, pool)
+        ports.learner.spend(spent)
+        metrics |= {f"switch/{name}": float(value) for name, value in spent.items()}
     if settings.switch.optimizer == "reset":
         ports.learner.reset_optimizer()
     return metrics
@@ -71,12 +69,6 @@ def acts_on_weights(settings: SwitchSettings) -> bool:
     """Whether any intervention changes weights."""
     values = (settings.fusion, settings.shrink, settings.perturb, settings.redo, settings.utility_reset)
     return any(value is not None for value in values)
-
-
-def spend(budget: dict[str, int], metrics: Mapping[str, float]) -> None:
-    """Add what a switch sampled to the run's budget."""
-    for name in SPENT:
-        budget[name] = budget.get(name, 0) + int(metrics.get(f"switch/{name}", 0))
 
 
 def _intervene(
@@ -120,8 +112,7 @@ def _intervene(
 def _sampled(settings: RunSettings, ended: Phase, stream: str, ports: StepPorts, pool: MeteredPool) -> list[Group]:
     """One completion each of `switch.problems` problems of the phase that ended, by the policy as it is."""
     rollout = settings.rollout
-    ids = sorted(ended.pool, key=partial(_order, settings.seed, stream))[: settings.switch.problems]
-    problems = with_prefixes([ended.pool[id] for id in ids], ports.learner.prefixes())
+    problems = with_prefixes(ended.some(settings.switch.problems, settings.seed, stream), ports.learner.prefixes())
     sampling = Sampling(settings.seed, stream, 1, rollout.max_tokens, rollout.temperature, rollout.top_p)
     return pool.generate(publish(ports.pool, ports.learner), problems, sampling)
 
@@ -137,15 +128,10 @@ def _activity(groups: Sequence[Group], ended: Phase, ports: StepPorts, pool: Met
     return activity
 
 
-def _cost(groups: Sequence[Group], pool: MeteredPool) -> dict[str, float]:
+def _cost(groups: Sequence[Group], pool: MeteredPool) -> dict[str, int]:
     completions = [completion for group in groups for completion in group.completions]
     return {
-        "switch/completions": float(len(completions)),
-        "switch/sampled_tokens": float(sum(len(completion.tokens) for completion in completions)),
-        "switch/forward_tokens": float(pool.generated + pool.forward),
+        "completions": len(completions),
+        "sampled_tokens": sum(len(completion.tokens) for completion in completions),
+        "forward_tokens": pool.generated + pool.forward,
     }
-
-
-def _order(seed: int, stream: str, id: str) -> bytes:
-    """A random order of problems that depends on (seed, stream, id) alone."""
-    return hashlib.blake2b(f"{seed}/{stream}/{id}".encode(), digest_size=16).digest()

@@ -39,6 +39,7 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[Sampling] = []
         self.groups: list[Group] | None = None
+        self.spent: dict[str, int] = {}
 
     def generate(self, policy: PolicyRef, problems: list[Problem], sampling: Sampling) -> list[Group]:
         self.asked.append(sampling)
@@ -50,11 +51,14 @@ class Recorder:
     def remember(self, groups: list[Group]) -> None:
         self.groups = groups
 
+    def spend(self, spent: dict[str, int]) -> None:
+        self.spent = spent
+
 
 def remembered(wanted: RunSettings, phases: int) -> tuple[Recorder, dict[str, int]]:
     recorder, earlier = Recorder(), make_plan(wanted, make_domain).phases[:phases]
-    spent = remember(wanted, earlier, "now", POLICY, recorder, recorder, make_domain)  # type: ignore[arg-type]
-    return recorder, spent
+    remember(wanted, earlier, "now", POLICY, recorder, recorder, make_domain)  # type: ignore[arg-type]
+    return recorder, recorder.spent
 
 
 def memory_of(*lengths: tuple[int, int]) -> Memory:
