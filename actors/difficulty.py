@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -19,45 +19,18 @@ class DifficultyActor:
     def __init__(self, settings: DifficultySettings) -> None:
         self._table = DifficultyTable(settings)
 
-    def start_phase(self, ids: list[str]) -> None:
-        self._table.start_phase(ids)
-
-    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
-        return self._table.select(count, step, seed, among)
-
-    def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
-        return self._table.observe(successes, step)
-
-    def estimates(self) -> list[dict[str, Any]]:
-        return self._table.estimates()
-
-    def snapshot(self) -> Mapping[str, Any]:
-        return self._table.snapshot()
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        self._table.restore(snapshot)
+    def call(self, method: str, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """What the table's method of this name returns."""
+        return getattr(self._table, method)(*arguments, **keywords)
 
 
 class DifficultyClient:
-    """The difficulty port of a run whose table lives in an actor."""
+    """The difficulty port of a run whose table lives in an actor: every method of the table."""
 
     def __init__(self, actor: ActorHandle) -> None:
         self._actor = actor
 
-    def start_phase(self, ids: Sequence[str]) -> None:
-        ray.get(self._actor.start_phase.remote(list(ids)))
-
-    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
-        return ray.get(self._actor.select.remote(count, step, seed, among))
-
-    def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
-        return ray.get(self._actor.observe.remote(dict(successes), step))
-
-    def estimates(self) -> list[dict[str, Any]]:
-        return ray.get(self._actor.estimates.remote())
-
-    def snapshot(self) -> Mapping[str, Any]:
-        return ray.get(self._actor.snapshot.remote())
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        ray.get(self._actor.restore.remote(snapshot))
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):  # pickle asks for such names before there is an actor
+            raise AttributeError(method)
+        return lambda *arguments, **keywords: ray.get(self._actor.call.remote(method, arguments, keywords))

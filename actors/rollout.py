@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
@@ -19,6 +21,7 @@ from ductile.sampling.worker import Published, RolloutWorker, new_token
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Call = Callable[[ActorHandle], Any]
 
 
 @ray.remote(max_restarts=-1)
@@ -36,6 +39,11 @@ class RolloutActor:
     ) -> Divergence:
         return self._worker.divergence(_with_state(p, p_state), _with_state(q, q_state), groups, temperature)
 
+    def score(
+        self, policy: PolicyRef, state: Any, groups: list[Group], temperature: float
+    ) -> list[NDArray[np.float64]]:
+        return self._worker.score(_with_state(policy, state), groups, temperature)
+
     def inspect(self, policy: PolicyRef, state: Any, measure: Callable[[Any], T]) -> T:
         return self._worker.inspect(_with_state(policy, state), measure)
 
@@ -51,6 +59,7 @@ class ActorPool:
     actors: tuple[ActorHandle, ...]
     settings: RolloutSettings
     home: int = 0
+    _begun: list[tuple[Sequence[Call], Sequence[Any]]] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def start(cls, runs: int, dtype: str, settings: RolloutSettings, gpus: float = 0) -> ActorPool:
@@ -71,12 +80,29 @@ class ActorPool:
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """Spread the problems over the actors; completions do not depend on how."""
+        calls = self._generating(*_split(policy), problems, sampling)
+        return [group for part in self._call(calls) for group in part]
+
+    def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
+        """Begin it on the run's actors, which work on it as soon as they are free."""
+        calls = self._generating(*_split(policy), problems, sampling)
+        self._begun.append((calls, self._start(calls)))
+        return len(self._begun) - 1
+
+    def collect(self, begun: int) -> list[Group]:
+        """Wait for it; calls that were lost are made again."""
+        calls, pending = self._begun[begun]
+        self._begun[begun] = ([], [])
+        return [group for part in self._finish(calls, pending) for group in part]
+
+    def score(self, policy: PolicyRef, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
+        """Log-probabilities of whole completions, spread over the actors."""
         bare, state = _split(policy)
         calls = [
-            lambda actor, part=part: actor.generate.remote(bare, state, part, sampling)
-            for part in _parts(list(problems), self.settings.actors)
+            lambda actor, part=part: actor.score.remote(bare, state, part, temperature)
+            for part in _parts(list(groups), self.settings.actors)
         ]
-        return [group for part in self._call(calls) for group in part]
+        return [scores for part in self._call(calls) for scores in part]
 
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         """Exact KL on one actor: a probe's batch is small."""
@@ -90,12 +116,23 @@ class ActorPool:
         result: T = self._call([lambda actor: actor.inspect.remote(bare, state, measure)])[0]
         return result
 
-    def _call(self, calls: Sequence[Callable[[ActorHandle], Any]]) -> list[Any]:
+    def _call(self, calls: Sequence[Call]) -> list[Any]:
         """Make each call on an actor of its own; one that is lost is made again, on the next actor."""
-        pending = [call(self._actor(self.home + position)) for position, call in enumerate(calls)]
+        return self._finish(calls, self._start(calls))
+
+    def _start(self, calls: Sequence[Call]) -> list[Any]:
+        return [call(self._actor(self.home + position)) for position, call in enumerate(calls)]
+
+    def _finish(self, calls: Sequence[Call], pending: Sequence[Any]) -> list[Any]:
         return [self._result(pending[i], calls[i], self.home + i) for i in range(len(calls))]
 
-    def _result(self, pending: Any, call: Callable[[ActorHandle], Any], position: int) -> Any:
+    def _generating(self, bare: PolicyRef, state: Any, problems: Sequence[Problem], sampling: Sampling) -> list[Call]:
+        return [
+            lambda actor, part=part: actor.generate.remote(bare, state, part, sampling)
+            for part in _parts(list(problems), self.settings.actors)
+        ]
+
+    def _result(self, pending: Any, call: Call, position: int) -> Any:
         for attempt in range(self.settings.retries + 1):
             try:
                 return ray.get(pending, timeout=self.settings.timeout_s)

@@ -381,34 +381,198 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class KalmanSettings:
+    """The estimator kalman: a random walk of the logit of each pass rate."""
+
+    noise: float = setting(0.05, "variance that the logit of a pass rate gains a step", low=0)
+    spread: float = setting(1.5, "standard deviation of the logit before the first visit", above=0)
+
+
+@dataclass(frozen=True)
+class ImportanceSettings:
+    """The estimator importance: self-normalised importance sampling over each problem's last completions (DARE)."""
+
+    buffer: int = setting(16, "completions kept of each problem, the newest", low=1)
+    clip: float = setting(4.0, "log-ratios are cut to [-clip, clip] (C); the paper's 4, its code's 5", above=0)
+    min_ess: float = setting(2.0, "effective samples below which the plain mean of the rewards is taken", low=0)
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """The estimator attention: from the pass rates of problems like it in a freshly rolled-out set (DOTS)."""
+
+    reference: int = setting(
+        0, "problems that are rolled out anew as the reference at each refresh; 0: the step's own groups serve", low=0
+    )
+    temperature: float = setting(0.05, "softmax temperature of the cosine similarity", above=0)
+
+
+@dataclass(frozen=True)
+class HiddenStateSettings:
+    """The estimators value and features: a linear model on the prompt's last hidden state."""
+
+    rate: float = setting(0.05, "value: step size of the online logistic regression", above=0)
+    ridge: float = setting(1.0, "features: strength of the ridge", above=0)
+    window: int = setting(512, "features: newest visits that it is fitted to", low=8)
+
+
+@dataclass(frozen=True)
+class GresoSettings:
+    """The selection rule greso: problems whose last visits were silent are skipped with some probability."""
+
+    silent: float = setting(0.25, "share of silent groups that its controller aims at", low=0, high=1)
+    easy_share: float = setting(1 / 3, "of these, the share that is too easy; the rest is too hard", low=0, high=1)
+    step: float = setting(0.01, "how far a step moves the two base probabilities", above=0, high=1)
+    start: float = setting(0.5, "base probabilities at the start, kept within 0.05 and 0.95", low=0.05, high=0.95)
+
+
+@dataclass(frozen=True)
+class MovingTargetSettings:
+    """The selection rule moving_target: a target on the static difficulty that follows the reward (AdaRFT)."""
+
+    rate: float = setting(50.0, "largest move of the target a step, on the scale from 0 to 100 (eta)", above=0)
+    sensitivity: float = setting(2.0, "how steeply the move depends on the reward (alpha)", above=0)
+    aim: float = setting(0.5, "mean reward at which the target rests (beta)", low=0, high=1)
+    start: float = setting(0.0, "target at the start of a phase", low=0, high=100)
+
+
+@dataclass(frozen=True)
+class VarianceSettings:
+    """The selection rule variance: problems of high group variance, and a bank of those that had it (VCRL)."""
+
+    keep: float = setting(0.3, "normalised variance from which a problem is asked, at the phase's start", low=0, high=1)
+    keep_end: float = setting(0.8, "and at its end", low=0, high=1)
+    momentum: float = setting(0.9, "share of a problem's old priority that stays at a visit", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class KnapsackSettings:
+    """The allocation knapsack: completions go where a gradient is worth most."""
+
+    low: int = setting(2, "fewest completions of a problem", low=2)
+    high: int = setting(32, "most completions of a problem", low=2)
+
+    def check(self) -> Iterator[str]:
+        if self.low > self.high:
+            yield f"low: {self.low} is more than high ({self.high}) (did you swap them?)"
+
+
+@dataclass(frozen=True)
+class ScreenSettings:
+    """Screening: a few pilots of each problem, and the whole group only where they are mixed (SPEED)."""
+
+    pilots: int = setting(0, "completions of a problem that decide whether it is trained on; 0: no screening", low=0)
+    rounds: int = setting(3, "most rounds of pilots a step", low=1)
+
+    def check(self) -> Iterator[str]:
+        if self.pilots == 1:
+            yield "pilots: 1: one completion is never mixed; allowed: 0, or at least 2"
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Pruning by a static score: only a part of each phase's pool is ever asked (arXiv 2206.14486)."""
+
+    keep: str = setting(
+        "all",
+        "which part of the pool stays by its score: all, easy, hard, middle, offset (the hardest of what is left "
+        "without the very hardest), random",
+        choices=("all", "easy", "hard", "middle", "offset", "random"),
+    )
+    fraction: float = setting(1.0, "share of the pool that stays", above=0, high=1)
+    offset: float = setting(0.05, "offset: share of the very hardest that is left out first", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """The audit: what the estimates say against many completions of the policy of the moment."""
+
+    every: int = setting(0, "steps between two audits inside a phase; its start and end have one; 0: none", low=0)
+    problems: int = setting(
+        64, "problems of each phase's pool that are audited; no estimator sees these rollouts", low=2
+    )
+    unseen: int = setting(0, "problems beside the pool, never asked, that are audited too", low=0)
+    samples: int = setting(32, "completions of each", low=2)
+    bins: int = setting(10, "bins of the reliability diagram and of the calibration error", low=2)
+
+
+@dataclass(frozen=True)
 class DifficultySettings:
     """Which problems of the phase's pool a step asks, and how their difficulty is estimated."""
 
-    estimator: str = setting("beta", "estimator of each problem's pass rate")
+    estimator: str = setting("beta", "estimator of each problem's pass rate; selection reads this one")
+    shadows: tuple[str, ...] = setting(
+        (), "estimators that watch the same run, for the audit; all: every one that there is"
+    )
     selection: str = setting("uniform", "selection rule")
+    allocation: str = setting("uniform", "how a step's completions are shared out among its problems")
+    considered: int = setting(
+        65536, "most problems that a step computes estimates for; of a larger pool a new sample at each step", low=1
+    )
     discount: float = setting(
         0.8, "share of the old evidence that is kept at each new visit of a problem (lambda)", above=0, high=1
     )
     prior: tuple[float, ...] = setting((1.0, 1.0), "Beta prior: successes and failures", above=0)
-    band: tuple[float, ...] = setting(
-        (0.2, 0.8), "band selection: lowest and highest estimated pass rate", low=0, high=1
-    )
-    explore: float = setting(
-        0.1,
-        "band selection: share of each step spent on the least certain or oldest estimates outside the band",
-        low=0,
-        high=1,
-    )
     drift: float = setting(
         0.02, "how fast an unvisited problem's estimate fades to the prior, share of the evidence a step", low=0, high=1
     )
+    band: tuple[float, ...] = setting(
+        (0.2, 0.8), "band selection: lowest and highest estimated pass rate", low=0, high=1
+    )
+    quantiles: tuple[float, ...] = setting(
+        (0.25, 0.75), "ability selection: the same as quantiles of the pool's current estimates", low=0, high=1
+    )
+    explore: float = setting(
+        0.1,
+        "band and ability selection: share of each step spent on the least certain or oldest estimates outside",
+        low=0,
+        high=1,
+    )
+    target: float = setting(0.5, "target and thompson selection: pass rate that is aimed at", low=0, high=1)
+    candidates: int = setting(
+        8, "thompson, value and variance selection: problems looked at for each that is asked", low=1
+    )
+    concentration: float = setting(
+        100.0, "peaked selection: kappa of p(q) ~ Beta(1 - estimate; 1 + kappa/2, 1 + kappa/2) (DARE)", low=0
+    )
+    offline: int = setting(
+        0,
+        "completions of each problem by the untouched base before the run: what the estimator frozen says, and a "
+        "static score; 0: frozen takes a problem's first visit",
+        low=0,
+    )
+    refresh_every: int = setting(
+        5,
+        "steps between two refreshes of the estimators that ask the model: importance, attention, value, features",
+        low=1,
+    )
+    scores: str = setting("", "file of static scores by problem id, as jobs.scores writes it")
+    score: str = setting("", "which of its scores; empty: the first")
+    reestimate: float = setting(
+        0.0, "rollouts spent on re-estimating old or uncertain problems, as a share of the training's", low=0, high=1
+    )
+    kalman: KalmanSettings = setting(KalmanSettings, "the estimator kalman")
+    importance: ImportanceSettings = setting(ImportanceSettings, "the estimator importance")
+    attention: AttentionSettings = setting(AttentionSettings, "the estimator attention")
+    hidden: HiddenStateSettings = setting(HiddenStateSettings, "the estimators value and features")
+    greso: GresoSettings = setting(GresoSettings, "the selection rule greso")
+    moving_target: MovingTargetSettings = setting(MovingTargetSettings, "the selection rule moving_target")
+    variance: VarianceSettings = setting(VarianceSettings, "the selection rule variance")
+    knapsack: KnapsackSettings = setting(KnapsackSettings, "the allocation knapsack")
+    screen: ScreenSettings = setting(ScreenSettings, "screening")
+    prune: PruneSettings = setting(PruneSettings, "pruning by a static score")
+    audit: AuditSettings = setting(AuditSettings, "the audit of the estimates")
 
     def check(self) -> Iterator[str]:
-        for name in ("prior", "band"):
+        for name in ("prior", "band", "quantiles"):
             if len(getattr(self, name)) != 2:
                 yield f"{name}: {list(getattr(self, name))} must be two numbers"
-        if len(self.band) == 2 and self.band[0] >= self.band[1]:
-            yield f"band: {list(self.band)}: low must be below high (did you swap them?)"
+        for name in ("band", "quantiles"):
+            values = getattr(self, name)
+            if len(values) == 2 and values[0] >= values[1]:
+                yield f"{name}: {list(values)}: low must be below high (did you swap them?)"
+        for twice in sorted({name for name in self.shadows if self.shadows.count(name) > 1}):
+            yield f"shadows: {twice} is listed twice"
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,19 @@ class RolloutPool(Protocol):
         """
 
 
+class RunPool(RolloutPool, Protocol):
+    """The pool of a run, which re-estimates difficulty beside its training."""
+
+    def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
+        """Begin what `generate` does; returns what `collect` takes. Where it can, it goes on beside the caller."""
+
+    def collect(self, begun: int) -> list[Group]:
+        """Wait for what was begun, and forget it."""
+
+    def score(self, policy: PolicyRef, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
+        """For each group [completion] float64, log-probability of the whole completion under the policy, in nats."""
+
+
 OTHER_DOMAINS = ""
 """Stands in `Learner.experts` for every domain that it does not name."""
 
@@ -239,27 +252,56 @@ class Brancher(Protocol):
 
 
 class DifficultyService(Protocol):
-    """Owns the per-problem table of difficulty estimates."""
+    """Owns the per-problem table of difficulty estimates. Outcomes: problem id -> (successes, judged completions)."""
 
-    def start_phase(self, ids: Sequence[str]) -> None:
-        """The pool of problem ids of the phase that begins. Estimates of ids seen before are kept."""
+    def start_phase(
+        self, ids: Sequence[str], static: Sequence[float] | None = None, watched: Sequence[str] = ()
+    ) -> None:
+        """The pool of problem ids of the phase that begins. Estimates of ids seen before are kept.
 
-    def select(self, count: int, step: int, seed: int, among: Collection[str] | None = None) -> list[str]:
-        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them.
-
-        among: the ids of the pool that may be selected; None: all of them.
+        static: static difficulty of each in [0, 1], 1 the hardest, NaN where it is not known; None: of none of them.
+        watched: ids beside the pool that estimates are wanted of; they are never selected.
         """
 
-    def observe(self, successes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
-        """Problem id -> (successes, judged completions). Returns metrics: calibration, age, uncertainty, band share."""
+    def select(
+        self, count: int, step: int, seed: int, without: Collection[str] = (), progress: float = 0.0
+    ) -> list[str]:
+        """Problem ids for a step, without repeats while the pool has enough; the table and arguments decide them.
+
+        without: ids of the pool that may not be selected. progress: share of the phase's steps that is over.
+        """
+
+    def allocate(self, ids: Sequence[str], total: int, step: int) -> list[int]:
+        """How many completions each of the ids gets, together `total`."""
+
+    def observe(self, outcomes: Mapping[str, tuple[int, int]], step: int) -> dict[str, float]:
+        """Take in a step's outcomes. Returns metrics: calibration, age, uncertainty, band share, the rule's own.
+
+        Raises `KeyError` for an id that no pool holds, and `ValueError` for numbers that no outcome can have.
+        """
+
+    def learn(self, outcomes: Mapping[str, tuple[int, int]], step: int) -> None:
+        """Take in outcomes of the policy of the moment that belong to no step: re-estimation."""
+
+    def measure_first(self, outcomes: Mapping[str, tuple[int, int]]) -> None:
+        """Take in outcomes of the untouched base, measured before the run."""
+
+    def refresh(self, gathered: Any, step: int) -> dict[str, float]:
+        """Take in what the policy of the moment says of problems (`difficulty.service.Gathered`). Returns metrics."""
+
+    def worth_estimating(self, count: int, step: int, seed: int, without: Collection[str] = ()) -> list[str]:
+        """At most `count` ids of the pool whose estimates are least certain or oldest."""
+
+    def predict(self, ids: Sequence[str], step: int) -> Mapping[str, Any]:
+        """Estimator -> `difficulty.base.Estimates` of the ids, for every estimator that watches."""
 
     def estimates(self) -> list[dict[str, Any]]:
         """What is believed of each problem of the phase's pool now: id, mean, uncertainty, age in steps, visits."""
 
-    def snapshot(self) -> Mapping[str, Any]:
-        """Everything, as plain values (lists, numbers, text) that `restore` takes."""
+    def snapshot(self) -> Mapping[str, NDArray[Any]]:
+        """Everything, as arrays that `restore` takes."""
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
         """Become what `snapshot` returned."""
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands, and its checkpoint: a learner's folder and `state.json`."""
+"""Where a run stands, and its checkpoint: a learner's folder, the difficulty table, and `state.json`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load_file, save_file
 
 from ductile.checkpoint import write_text
 from ductile.identity import Identity
@@ -49,10 +51,10 @@ def save(ports: Ports, state: State, identity: Identity) -> None:
 
     def write(folder: Path) -> None:
         ports.learner.save(folder / "learner")
+        save_file(dict(ports.difficulty.snapshot()), folder / "difficulty.safetensors")
         document = {
             "fingerprint": identity.run,
             "state": asdict(state),
-            "difficulty": ports.difficulty.snapshot(),
             "course": ports.course.snapshot(),
             "contexts": ports.contexts.snapshot(),
             "tracker": ports.tracker.position(),
@@ -74,7 +76,7 @@ def resume(ports: Ports, identity: Identity) -> State:
             f"(fingerprint {document['fingerprint']}, this run's is {identity.run}); move it away or change `output`"
         )
     ports.learner.load(folder / "learner")
-    ports.difficulty.restore(document["difficulty"])
+    ports.difficulty.restore(load_file(folder / "difficulty.safetensors"))
     ports.course.restore(document["course"])
     ports.contexts.restore(document["contexts"])
     return State(**document["state"])

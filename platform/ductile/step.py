@@ -18,6 +18,7 @@ from ductile.ports import (
     Learner,
     PolicyRef,
     RolloutPool,
+    RunPool,
     Sampling,
     Store,
     Tracker,
@@ -46,6 +47,7 @@ class StepPorts:
 class Ports(StepPorts):
     """Everything that the loop talks to."""
 
+    pool: RunPool
     tracker: Tracker
     store: Store
     resolve: ResolveDomain

@@ -30,13 +30,14 @@ from ductile.problem import JudgedGroup, Problem
 class Asked:
     """What a step asked; it is never in a checkpoint, since none lies between asking and observing.
 
-    replayed, reviewed: ids; eligible: those that the difficulty service selected from, in its order; deferred: share of
-    the rung's problems that were deferred; hint: share of the work that was given.
+    replayed, reviewed: ids; left_out: those that the difficulty service may not select; eligible: how many it may;
+    deferred: share of the rung's problems that were deferred; hint: share of the work that was given.
     """
 
     replayed: frozenset[str] = frozenset()
     reviewed: tuple[str, ...] = ()
-    eligible: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
+    eligible: int = 0
     deferred: float = 0.0
     hint: float = 0.0
     last_rung: int = 0
@@ -71,10 +72,13 @@ class Course:
         left = groups - len(replayed)
         reviewed = self._review.ask(groups, step)[:left]
         others = left - len(reviewed)
+        own = self._deferral.left_out(pool, reviewed, step, others)
+        climbed = (id for rung in (*phase.rungs, phase.pool) if rung is not pool for id in rung)
         self._asked = Asked(
             replayed=frozenset(problem.id for problem in replayed),
             reviewed=tuple(reviewed),
-            eligible=tuple(self._deferral.eligible((id for id in pool if id not in reviewed), step, others)),
+            left_out=frozenset((*own, *(id for id in climbed if id not in pool))),
+            eligible=len(pool) - len(own),
             deferred=len(self._deferral.deferred(pool, step)) / len(pool),
             hint=hint_share(self._settings.data, step, phase.steps),
             last_rung=len(phase.rungs),
@@ -87,7 +91,7 @@ class Course:
 
         They follow those that `ask` selected: the difficulty service's rule goes on down its list.
         """
-        wanted = min(len(asked) + count, len(self._asked.eligible))
+        wanted = min(len(asked) + count, self._asked.eligible)
         others = [id for id in self._select(phase, wanted, step, seed) if id not in asked]
         return self._own(phase, others[:count])
 
@@ -128,9 +132,7 @@ class Course:
         self._asked = Asked()
 
     def _select(self, phase: Phase, count: int, step: int, seed: int) -> list[str]:
-        whole = len(phase.pool) + sum(map(len, phase.rungs))
-        eligible = self._asked.eligible
-        return self._difficulty.select(count, step, seed, None if len(eligible) == whole else eligible)
+        return self._difficulty.select(count, step, seed, self._asked.left_out, step / phase.steps)
 
     def _own(self, phase: Phase, ids: Sequence[str]) -> list[Problem]:
         """The phase's problems of these ids as they are asked in the step."""

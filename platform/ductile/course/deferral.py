@@ -6,7 +6,7 @@ without a success defers it again; one success clears it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from ductile.config import DataSettings
@@ -25,17 +25,20 @@ class Deferral:
     failed: dict[str, int] = field(default_factory=dict)
     until: dict[str, int] = field(default_factory=dict)
 
-    def deferred(self, ids: Iterable[str], step: int) -> list[str]:
-        """Those of the ids that are not asked in the step, those that may come back first in front."""
-        return sorted((id for id in ids if self.until.get(id, 0) > step), key=self.until.__getitem__)
+    def deferred(self, pool: Container[str], step: int) -> list[str]:
+        """Those of the pool that are not asked in the step, those that may come back first in front."""
+        waiting = (id for id, until in self.until.items() if until > step and id in pool)
+        return sorted(waiting, key=self.until.__getitem__)
 
-    def eligible(self, ids: Iterable[str], step: int, count: int) -> list[str]:
-        """The ids that may be asked, in their order; the earliest deferred too where `count` would not be left."""
-        known = list(ids)
-        deferred = self.deferred(known, step)
-        back = max(0, count - (len(known) - len(deferred)))
-        left_out = set(deferred[back:])
-        return [id for id in known if id not in left_out]
+    def left_out(self, pool: Mapping[str, object], reviewed: Collection[str], step: int, count: int) -> list[str]:
+        """The ids of the pool that may not be selected: reviewed and deferred ones.
+
+        The earliest deferred may be where `count` would not be left.
+        """
+        asked = [id for id in reviewed if id in pool]
+        deferred = [id for id in self.deferred(pool, step) if id not in reviewed]
+        back = max(0, count - (len(pool) - len(asked) - len(deferred)))
+        return [*asked, *deferred[back:]]
 
     def observe(self, outcomes: Outcomes, step: int) -> None:
         """Count the visits; a problem none of whose completions could be judged was not visited."""

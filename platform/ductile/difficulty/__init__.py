@@ -1,14 +1,30 @@
-"""Which problems a step asks: estimators of each problem's pass rate, and selection rules over the estimates."""
+"""Which problems a step asks: estimators of pass rates, selection rules, and allocations of completions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from ductile.config import DifficultySettings
-from ductile.difficulty.base import Estimator
+from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
-from ductile.difficulty.selection import Selector, band, uniform
+from ductile.difficulty.rules import Stateless, band, uniform
 
 ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {"beta": BetaEstimator.make}
 
-SELECTORS: dict[str, Selector] = {"uniform": uniform, "band": band}
+SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
+    "uniform": partial(Stateless, uniform),
+    "band": partial(Stateless, band),
+}
+
+ALLOCATIONS: dict[str, Allocation | None] = {"uniform": None}
+"""None: every problem has as many completions as any other."""
+
+ALL = "all"
+"""Stands in `difficulty.shadows` for every estimator that there is."""
+
+
+def watching(settings: DifficultySettings) -> dict[str, Estimator]:
+    """The estimators of a run by name: the one that selection reads first, then its shadows."""
+    names = [*ESTIMATORS] if ALL in settings.shadows else settings.shadows
+    return {name: ESTIMATORS[name](settings) for name in dict.fromkeys((settings.estimator, *names))}

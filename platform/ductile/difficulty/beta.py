@@ -12,17 +12,14 @@ successes <- lambda * successes + s. Where we differ: between visits the policy 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ductile.config import DifficultySettings
-from ductile.difficulty.base import Estimates, Rows
+from ductile.difficulty.base import Arrays, Estimates, FromOutcomes, Rows, Visits
 
 
-class BetaEstimator:
+class BetaEstimator(FromOutcomes):
     """One Beta posterior a row. Fading is computed from the age when it is asked for, never by a sweep of the table."""
 
     def __init__(self, prior: tuple[float, float], discount: float, drift: float) -> None:
@@ -49,20 +46,19 @@ class BetaEstimator:
         mean = alpha / total
         return Estimates(mean, np.sqrt(mean * (1 - mean) / (total + 1)), step - self._seen[rows])
 
-    def observe(self, rows: Rows, successes: NDArray[np.float64], counts: NDArray[np.float64], step: int) -> None:
+    def observe(self, visits: Visits, step: int) -> None:
         """The update at the top of this file, on the faded evidence."""
-        fresh = np.stack([successes, counts - successes], axis=1)
-        self._evidence[rows] = self._discount * self._faded(rows, step) + fresh
-        self._seen[rows] = step
+        fresh = np.stack([visits.successes, visits.counts - visits.successes], axis=1)
+        self._evidence[visits.rows] = self._discount * self._faded(visits.rows, step) + fresh
+        self._seen[visits.rows] = step
 
-    def snapshot(self) -> Mapping[str, Any]:
-        """Evidence and steps of the last visits; floats survive JSON exactly."""
-        return {"evidence": self._evidence.tolist(), "seen": self._seen.tolist()}
+    def snapshot(self) -> Arrays:
+        """Evidence and steps of the last visits."""
+        return {"evidence": self._evidence, "seen": self._seen}
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
+    def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""
-        self._evidence = np.array(snapshot["evidence"], np.float64).reshape(-1, 2)
-        self._seen = np.array(snapshot["seen"], np.int64)
+        self._evidence, self._seen = snapshot["evidence"].copy(), snapshot["seen"].copy()
 
     def _faded(self, rows: Rows, step: int) -> NDArray[np.float64]:
         age = step - self._seen[rows]

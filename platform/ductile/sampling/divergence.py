@@ -1,10 +1,12 @@
-"""Exact Kullback-Leibler divergence of two policies at every position of given completions."""
+"""Given completions under loaded policies: how likely they are, and the exact divergence of two policies on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ductile.models.compose import ComposedPolicy
@@ -37,6 +39,20 @@ def divergence(p: ComposedPolicy, q: ComposedPolicy, groups: Sequence[Group], te
         tokens += int(padded.completion.sum())
     count = len(rows)
     return Divergence(forward / tokens, reverse / tokens, forward / count, reverse / count, tokens, count)
+
+
+@torch.inference_mode()
+def score(policy: ComposedPolicy, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
+    """Log-probability of each completion, [completion] float64 a group, in nats at the sampling temperature."""
+    rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
+    scored: list[float] = []
+    for start in range(0, len(rows), ROWS):
+        padded = pad_rows(rows[start : start + ROWS], policy.device)
+        logps = torch.log_softmax(policy(padded.ids, padded.mask)[:, :-1].double() / temperature, dim=-1)
+        drawn = logps.gather(-1, padded.ids[:, 1:].clamp(max=logps.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+        scored += (drawn * padded.completion).sum(dim=-1).tolist()
+    values = iter(scored)
+    return [np.array([next(values) for _ in group.completions], np.float64) for group in groups]
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy, without_prefixes
 from ductile.models.load import load_tokenizer
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
-from ductile.sampling.divergence import divergence
+from ductile.sampling.divergence import divergence, score
 from ductile.sampling.sampler import sample
 
 KEPT_POLICIES = 4
@@ -67,6 +69,10 @@ class RolloutWorker:
         """Exact KL between p and q on the given completions."""
         return divergence(self._policy(p), self._policy(q, "reference"), groups, temperature)
 
+    def score(self, policy: PolicyRef, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
+        """For each group [completion] float64, log-probability of the whole completion, in nats."""
+        return score(self._policy(policy), groups, temperature)
+
     def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
         """What `measure` says of the loaded policy."""
         return measure(LoadedPolicy(self._policy(policy)))
@@ -95,6 +101,20 @@ class RolloutWorker:
 class LocalPool(RolloutWorker):
     """The rollout pool of a run without Ray: one worker, in this process."""
 
+    def __init__(self, dtype: str, threads: int | None = None) -> None:
+        super().__init__(dtype, threads)
+        self._begun: list[list[Group]] = []
+
     def publish(self, weights: Mapping[str, Any]) -> Published:
         """Keep a copy, so that later updates of the learner do not reach policies published before."""
         return Published(new_token(), {name: tensor.detach().clone() for name, tensor in weights.items()})
+
+    def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
+        """Do it at once: there is no other process that could."""
+        self._begun.append(self.generate(policy, problems, sampling))
+        return len(self._begun) - 1
+
+    def collect(self, begun: int) -> list[Group]:
+        """What `begin` did."""
+        groups, self._begun[begun] = self._begun[begun], []
+        return groups
