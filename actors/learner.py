@@ -90,6 +90,8 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     from ductile.judge import LocalJudge
     from ductile.learner import branch_learner, make_learner
     from ductile.loop import Ports, run
+    from ductile.reestimation import Reestimation
+    from ductile.rollouts import Rollouts
     from ductile.variants import make_variant
 
     settings = spec.settings
@@ -110,15 +112,20 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         make = functools.partial(branch_learner, settings, variant, learner.origin, models=learner.models)
         brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
     difficulty = port(DifficultyClient(actor) if actor is not None else None)
+    pool, verdicts = port(spec.pool), port(judge)
+    contexts = port(make_contexts(settings, spec.pool, judge))
+    store = FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share)
+    rollouts = Rollouts(settings, pool, verdicts, contexts, learner)
     ports = Ports(
-        pool=port(spec.pool),
+        pool=pool,
         learner=learner,
         difficulty=difficulty,
-        judge=port(judge),
+        judge=verdicts,
         course=Course(settings, difficulty, judge.domain),
-        contexts=port(make_contexts(settings, spec.pool, judge)),
+        contexts=contexts,
+        reestimation=Reestimation(settings, difficulty, rollouts, pool, store),
         tracker=port(spec.tracker),
-        store=FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share),
+        store=store,
         resolve=judge.domain,
         brancher=brancher,
     )

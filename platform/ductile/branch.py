@@ -36,6 +36,7 @@ from ductile.probes.cost import MeteredPool
 from ductile.probes.evaluation import honest
 from ductile.problem import DIRECT, SUCCESS, JudgedGroup, Problem
 from ductile.randomness import same_randomness
+from ductile.reestimation import NoReestimation
 from ductile.rl.batch import Batch, Row
 from ductile.step import StepPorts, publish, train_step
 from ductile.switch import switch, switch_stream
@@ -65,9 +66,10 @@ def branch_probe(
     branch = settings.probe.branch
     phase = make_phase("branch", branch, settings.seed, resolve, "probe.branch")
     require_problems(phase, settings.rollout.groups, "probe.branch")
-    table = DifficultyTable(settings.difficulty)
-    course, contexts = Course(without_remedies(settings), table, resolve), make_contexts(settings, pool, judge)
-    ports = StepPorts(pool, learner, table, judge, course, contexts)
+    plain = without_remedies(settings)
+    table = DifficultyTable(plain.difficulty)
+    course, contexts = Course(plain, table, resolve), make_contexts(settings, pool, judge)
+    ports = StepPorts(pool, learner, table, judge, course, contexts, NoReestimation())
     if request.ended is not None:
         path = f"phase.{request.ended}"
         ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
@@ -76,6 +78,7 @@ def branch_probe(
     policy = publish(pool, learner)
     remember(settings, _phases_until(request.ended, settings, resolve), phase.name, policy, pool, learner, resolve)
     learner.settle()  # what the switch and remembering cost is not the branch's
+    table.start_phase(list(phase.pool))
     course.start_phase(phase, ())
     contexts.start_phase(phase)
     bare, prefix = _evaluation_problems(settings, resolve), learner.prefixes().get(phase.domain.key, ())
@@ -86,7 +89,7 @@ def branch_probe(
         problems = [replace(in_context(problem, context), prefix=prefix) for problem in bare]
         return _evaluate(policy, problems, settings, pool, judge, step)
 
-    keyed = replace(settings, seed=repetition_seed(settings.seed, request.repetition))
+    keyed = replace(plain, seed=repetition_seed(settings.seed, request.repetition))
     due = {round(i * branch.steps / (branch.evals - 1)) for i in range(branch.evals)}
     budget, silent = {"trained_tokens": 0}, []
     steps, passed = [0], [evaluated(policy, 0)]

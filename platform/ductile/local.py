@@ -14,6 +14,8 @@ from ductile.difficulty.service import DifficultyTable
 from ductile.judge import LocalJudge
 from ductile.learner import PolicyLearner, branch_learner
 from ductile.ports import Tracker
+from ductile.reestimation import Reestimation
+from ductile.rollouts import Rollouts
 from ductile.sampling.worker import LocalPool
 from ductile.step import Ports
 from ductile.variants.base import Variant
@@ -24,7 +26,8 @@ def local_ports(
 ) -> Ports:
     """Ports around a learner. folder: of the run's checkpoints; memory: of measurements of the base."""
     judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
-    difficulty = DifficultyTable(settings.difficulty)
+    difficulty, contexts = DifficultyTable(settings.difficulty), make_contexts(settings, pool, judge)
+    store = FolderStore(folder, memory)
     make = partial(branch_learner, settings, variant, learner.origin, models=learner.models)
     return Ports(
         pool=pool,
@@ -32,9 +35,12 @@ def local_ports(
         difficulty=difficulty,
         judge=judge,
         course=Course(settings, difficulty, judge.domain),
-        contexts=make_contexts(settings, pool, judge),
+        contexts=contexts,
+        reestimation=Reestimation(
+            settings, difficulty, Rollouts(settings, pool, judge, contexts, learner), pool, store
+        ),
         tracker=tracker,
-        store=FolderStore(folder, memory),
+        store=store,
         resolve=judge.domain,
         brancher=LocalBrancher(settings, variant, make, pool, judge, judge.domain),
     )

@@ -16,7 +16,7 @@ from ductile.measure import Measure
 from ductile.memory import remember
 from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, make_plan
-from ductile.ports import Tracker
+from ductile.ports import PolicyRef, Tracker
 from ductile.schedule import due_steps
 from ductile.state import State, WrongCheckpoint, resume, save
 from ductile.step import Ports, publish, train_step
@@ -56,6 +56,8 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
             earlier = plan.phases[: state.phase]
             remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
+            base = PolicyRef(ports.learner.origin, None, 0)
+            state.spend(ports.reestimation.start_phase(phase, base, identity.start))
             ports.course.start_phase(phase, earlier)
             ports.contexts.start_phase(phase)
             state.phase_version = ports.learner.version
@@ -64,6 +66,7 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
         while state.step < phase.steps:
+            measure.estimates(state, policy, phase)
             stream = f"train/{state.phase}/{state.step}"
             policy, metrics = train_step(settings, variant, phase, ports, policy, stream, state.step, state.budget)
             state.step += 1
@@ -74,6 +77,7 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
                 measure.inside(state, policy)
             if state.step % settings.checkpoint_every == 0 and state.step < phase.steps:
                 save(ports, state, identity)
+        measure.estimates(state, policy, phase)
         ports.tracker.artifact(f"difficulty/{segment(phase.name)}.json", json.dumps(ports.difficulty.estimates()))
         state.phase, state.step = state.phase + 1, 0
         measure.boundary(state, policy)

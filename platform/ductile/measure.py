@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ductile.audit import audit_metrics, audit_row
 from ductile.branch import Branches
 from ductile.channels import context_arms, weight_arms
 from ductile.config import RunSettings
 from ductile.deployed import DeployedPool
 from ductile.metrics import check_declared
-from ductile.plan import Plan
+from ductile.plan import Phase, Plan
 from ductile.ports import PolicyRef, RolloutPool
 from ductile.probes import ProbeContext, ProbeResult, expand, run_probes
 from ductile.probes.base import Arm
@@ -73,6 +74,24 @@ class Measure:
             result = run_probes(context, expand(self.settings.probe.inside))
         check_declared(result.metrics)
         self.ports.tracker.metrics(result.metrics, state.total)
+
+    def estimates(self, state: State, policy: PolicyRef, phase: Phase) -> None:
+        """Before a step and after the last: give estimators what they need of the policy, and audit them when due."""
+        reestimation, tracker, audit = self.ports.reestimation, self.ports.tracker, self.settings.difficulty.audit
+        stream = f"train/{state.phase}/{state.step}"
+        metrics, spent = reestimation.refresh(policy, phase, state.step, stream)
+        state.spend(spent)
+        if audit.every and (state.step % audit.every == 0 or state.step == phase.steps):
+            with same_randomness():
+                seen = reestimation.audit(policy, phase, state.step, unseen=False)
+                unseen = reestimation.audit(policy, phase, state.step, unseen=True) if audit.unseen else None
+            row = audit_row(state.phase, phase, state.step, state.total, seen, unseen, self.settings.difficulty)
+            state.audits.append(row)
+            metrics |= audit_metrics(row)
+            tracker.artifact("audits.json", json.dumps(state.audits))
+        if metrics:
+            check_declared(metrics)
+            tracker.metrics(metrics, state.total)
 
     def begin_pending(self, state: State) -> None:
         """Submit again what an earlier process submitted and did not collect."""

@@ -37,6 +37,7 @@ SECTIONS = {
     "learner": "Learner: one update of the policy.",
     "fast": "Evolution: a round of the contexts' evolution. What it costs is also in `budget/*`.",
     "difficulty": "Difficulty: the table of per-problem estimates, over the phase's pool, after the step.",
+    "reestimate": "Re-estimation: rollouts beside the update (`difficulty.reestimate`), in the steps that have any.",
     "data": "Data: the remedies in what a step asks (`data.*`), those that are on. Replayed problems are no part of the phase: "
     "`rollout/*` (but for its tokens and times) and `difficulty/*` are without them.",
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
@@ -94,6 +95,7 @@ CELLS = (("prior", "prior skills"), ("new", "the plan's phases"))
 METRICS: tuple[Metric, ...] = (
     Metric("rollout/pass_rate", "share", "completions with a reward above one half"),
     Metric("rollout/silent_share", "share", "groups whose rewards give no gradient: where the advantage has a baseline, those whose rewards are all equal"),
+    Metric("rollout/wasted_share", "share", "completions of the step without a gradient: those of silent groups, pilots of screening, and re-estimation; left out of a batch or not"),
     Metric("rollout/refill_factor", "ratio", "dynamic sampling: groups sampled over groups learned from; left out when there are none"),
     Metric("rollout/successes/k_<k>", "share", "groups with exactly k successes"),
     Metric("rollout/advantage_mass/k_<k>", "share", "share of the step's sum of |advantage| held by groups with k successes"),
@@ -145,6 +147,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("difficulty/age_max", "steps", "the oldest estimate's age"),
     Metric("difficulty/in_band_share", "share", "problems whose estimate lies in `difficulty.band`"),
     Metric("difficulty/visited_share", "share", "problems visited at least once"),
+    Metric("difficulty/refresh_s", "s", "time of the last refresh of the estimators that ask the model"),
+    Metric("reestimate/problems", "count", "problems re-estimated beside the step's update"),
+    Metric("reestimate/completions", "count", "completions spent on that; they are in the budget"),
+    Metric("reestimate/waited_s", "s", "time that the step waited for them after its update"),
+    Metric("reestimate/age_before", "steps", "mean age of these problems' estimates before it"),
+    Metric("reestimate/uncertainty_before", "rate", "mean standard deviation of these estimates before it"),
+    Metric("reestimate/uncertainty_after", "rate", "and after it"),
+    Metric("reestimate/moved", "rate", "mean |estimate after - before| of these problems"),
     Metric("data/replay_share", "share", "problems of the step that are from `data.prior` or an earlier phase"),
     Metric("data/replay_pass_rate", "rate", "pass rate on these; left out when there are none"),
     Metric("data/review_share", "share", "problems of the step that are reviewed"),

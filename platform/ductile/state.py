@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class State:
     """With the learner's folder it is the whole checkpoint.
 
     phase_version: the learner's version at the start of the phase that goes on, or that the last boundary ended.
+    audits: rows of `audit.audit_row`, in order.
     pending: boundaries whose branches go on beside the run; their snapshots are named by `snapshot_name`.
     """
 
@@ -28,8 +29,14 @@ class State:
     total: int = 0  # over all phases
     phase_version: int = 0
     boundaries: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
     budget: dict[str, int] = field(default_factory=dict)
     pending: list[int] = field(default_factory=list)
+
+    def spend(self, spent: Mapping[str, int]) -> None:
+        """Add to the budget what no step spends: `budget/...` without the prefix -> how much."""
+        for name, value in spent.items():
+            self.budget[name] = self.budget.get(name, 0) + value
 
 
 class WrongCheckpoint(RuntimeError):
@@ -52,6 +59,7 @@ def save(ports: Ports, state: State, identity: Identity) -> None:
     def write(folder: Path) -> None:
         ports.learner.save(folder / "learner")
         save_file(dict(ports.difficulty.snapshot()), folder / "difficulty.safetensors")
+        save_file(dict(ports.reestimation.snapshot()), folder / "reestimation.safetensors")
         document = {
             "fingerprint": identity.run,
             "state": asdict(state),
@@ -77,6 +85,7 @@ def resume(ports: Ports, identity: Identity) -> State:
         )
     ports.learner.load(folder / "learner")
     ports.difficulty.restore(load_file(folder / "difficulty.safetensors"))
+    ports.reestimation.restore(load_file(folder / "reestimation.safetensors"))
     ports.course.restore(document["course"])
     ports.contexts.restore(document["contexts"])
     return State(**document["state"])

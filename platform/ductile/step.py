@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ductile.config import RunSettings
 from ductile.contexts import ContextPool
-from ductile.contexts.context import with_prefixes
 from ductile.course import Course
 from ductile.plan import Phase, ResolveDomain
 from ductile.ports import (
@@ -18,13 +16,14 @@ from ductile.ports import (
     Learner,
     PolicyRef,
     RolloutPool,
-    RunPool,
-    Sampling,
     Store,
     Tracker,
 )
 from ductile.problem import JudgedGroup, Problem
-from ductile.rl.statistics import group_statistics, learned_groups
+from ductile.reestimation import NoReestimation, Reestimation
+from ductile.rl.statistics import group_statistics, learned_completions, learned_groups
+from ductile.rollouts import Rollouts
+from ductile.screening import screened_problems
 from ductile.variants.base import Variant
 
 REFILL_ROUNDS = 10
@@ -41,13 +40,14 @@ class StepPorts:
     judge: Judge
     course: Course
     contexts: ContextPool
+    reestimation: Reestimation | NoReestimation
 
 
 @dataclass(frozen=True)
 class Ports(StepPorts):
     """Everything that the loop talks to."""
 
-    pool: RunPool
+    reestimation: Reestimation
     tracker: Tracker
     store: Store
     resolve: ResolveDomain
@@ -67,61 +67,97 @@ def train_step(
     """Ask, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics."""
     started = time.monotonic()
     evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
-    judged, seconds = _rollouts(settings, ports, policy, ports.course.ask(phase, step, settings.seed), stream)
-    if settings.objective.dynamic_sampling == "refill":
-        judged, seconds = _refilled(settings, phase, ports, policy, stream, step, judged, seconds)
+    rollouts = Rollouts(settings, ports.pool, ports.judge, ports.contexts, ports.learner)
+    judged, pilots = _rolled_out(settings, phase, ports, rollouts, policy, stream, step)
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
-    groups = [group.group for group in judged]
+    all_judged = [*judged, *pilots]
     metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
+    ports.reestimation.begin(policy, phase, step, stream, all_judged)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
-    metrics |= ports.course.observe(judged, step)
-    ports.contexts.observe(judged)
+    metrics |= ports.course.observe(all_judged, step)
+    ports.reestimation.observe(ports.course.own(all_judged))
+    ports.contexts.observe(all_judged)
+    reestimated, beside = ports.reestimation.finish(step, members)
+    groups = [group.group for group in all_judged]
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
+    rolled_out = sum(len(group.completions) for group in groups)
+    metrics |= reestimated
+    metrics["rollout/wasted_share"] = 1 - learned_completions(judged, settings.objective) / (
+        rolled_out + beside.get("completions", 0)
+    )
     of_step = {
-        "completions": sum(len(group.completions) for group in groups),
+        "completions": rolled_out,
         "sampled_tokens": tokens,
         "forward_tokens": tokens * members,
         "learner_forward_tokens": int(metrics["learner/forward_tokens"]),
         "trained_tokens": int(metrics["learner/tokens"]),
     }
     owed = ports.learner.settle()
-    for name, value in ((name, value + spent.get(name, 0) + owed.get(name, 0)) for name, value in of_step.items()):
-        budget[name] = budget.get(name, 0) + value
+    for name in of_step:
+        budget[name] = budget.get(name, 0) + sum(cost.get(name, 0) for cost in (of_step, spent, owed, beside))
         metrics[f"budget/{name}"] = float(budget[name])
     if budget["sampled_tokens"]:
         passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
         metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
     metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
-    metrics["rollout/seconds"] = seconds
-    metrics["rollout/tokens_per_s"] = tokens / max(seconds, 1e-9)
+    metrics["rollout/seconds"] = rollouts.seconds
+    metrics["rollout/tokens_per_s"] = tokens / max(rollouts.seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started
     return policy, metrics
 
 
-def _rollouts(
-    settings: RunSettings, ports: StepPorts, policy: PolicyRef, problems: Sequence[Problem], stream: str
-) -> tuple[list[JudgedGroup], float]:
-    """The problems' completions with their verdicts, and the seconds that sampling took."""
-    rollout, started = settings.rollout, time.monotonic()
-    asked = with_prefixes(ports.contexts.ask(problems, stream), ports.learner.prefixes())
-    samples = rollout.group_size // (settings.variant.contexts or 1)
-    sampling = Sampling(settings.seed, stream, samples, rollout.max_tokens, rollout.temperature, rollout.top_p)
-    groups = ports.pool.generate(policy, asked, sampling)
-    seconds = time.monotonic() - started
-    return ports.judge.judge(groups), seconds
+def _rolled_out(
+    settings: RunSettings,
+    phase: Phase,
+    ports: StepPorts,
+    rollouts: Rollouts,
+    policy: PolicyRef,
+    stream: str,
+    step: int,
+) -> tuple[list[JudgedGroup], list[JudgedGroup]]:
+    """The groups that the step learns from, and the pilots that only chose among problems (`screening`)."""
+    problems, pilots = ports.course.ask(phase, step, settings.seed), list[JudgedGroup]()
+    if settings.difficulty.screen.pilots:
+        problems, pilots = _screened(settings, phase, ports, rollouts, policy, stream, step, problems)
+    judged = rollouts.roll_out(policy, problems, stream, ports.course.allocate(problems, step))
+    if settings.objective.dynamic_sampling == "refill":
+        judged = _refilled(settings, phase, ports, rollouts, policy, stream, step, judged)
+    return judged, pilots
+
+
+def _screened(
+    settings: RunSettings,
+    phase: Phase,
+    ports: StepPorts,
+    rollouts: Rollouts,
+    policy: PolicyRef,
+    stream: str,
+    step: int,
+    problems: list[Problem],
+) -> tuple[list[Problem], list[JudgedGroup]]:
+    """The problems whose pilots were mixed, `rollout.groups` at most, and all pilots."""
+    screen = settings.difficulty.screen
+    screened = screened_problems(
+        problems,
+        lambda asked, count: ports.course.more(phase, step, settings.seed, asked, count),
+        lambda asked, number: rollouts.roll_out(policy, asked, f"{stream}/pilot-{number}", screen.pilots),
+        settings.rollout.groups,
+        screen.rounds,
+    )
+    return screened.problems, screened.pilots
 
 
 def _refilled(
     settings: RunSettings,
     phase: Phase,
     ports: StepPorts,
+    rollouts: Rollouts,
     policy: PolicyRef,
     stream: str,
     step: int,
     judged: list[JudgedGroup],
-    seconds: float,
-) -> tuple[list[JudgedGroup], float]:
+) -> list[JudgedGroup]:
     """The same with groups of other problems, until `rollout.groups` have a gradient (DAPO, arXiv 2503.14476).
 
     Each round asks as many as are missing; it ends after `objective.refill_rounds`, the first sampling included, or
@@ -133,9 +169,9 @@ def _refilled(
         problems = ports.course.more(phase, step, settings.seed, asked, missing) if missing > 0 else []
         if not problems:
             break
-        others, more = _rollouts(settings, ports, policy, problems, f"{stream}/refill-{number}")
-        judged, seconds = [*judged, *others], seconds + more
-    return judged, seconds
+        others = rollouts.roll_out(policy, problems, f"{stream}/refill-{number}", settings.rollout.group_size)
+        judged = [*judged, *others]
+    return judged
 
 
 def publish(pool: RolloutPool, learner: Learner) -> PolicyRef:

@@ -23,7 +23,9 @@ from ductile.metrics import check_declared
 from ductile.plan import make_phase
 from ductile.ports import Composition, Member, PolicyRef, Sampling
 from ductile.problem import Group, JudgedGroup, Problem
+from ductile.reestimation import Reestimation
 from ductile.rl.batch import Batch
+from ductile.rollouts import Rollouts
 from ductile.settings import SettingsError, build
 from ductile.variants.base import Penalties
 from ductile.variants.parameter_only import ParameterOnly
@@ -192,15 +194,21 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         calls: list[str] = []
         pool, learner, tracker = PublishingPool(answers), CountingLearner(composition), Tracker()
         difficulty: Any = Called("difficulty", DifficultyTable(SETTINGS.difficulty), calls)
+        watched: Any = Called("pool", pool, calls)
+        learning: Any = Called("learner", learner, calls)
+        judge: Any = Called("judge", FakeJudge(), calls)
+        store = FolderStore(tmp_path / "run", tmp_path / "memory")
+        rollouts = Rollouts(SETTINGS, watched, judge, NoContexts(), learning)
         ports = Ports(
-            pool=Called("pool", pool, calls),  # type: ignore[arg-type]
-            learner=Called("learner", learner, calls),  # type: ignore[arg-type]
+            pool=watched,
+            learner=learning,
             difficulty=difficulty,
             course=Course(SETTINGS, difficulty, make_domain),
             contexts=NoContexts(),
-            judge=Called("judge", FakeJudge(), calls),  # type: ignore[arg-type]
+            reestimation=Reestimation(SETTINGS, difficulty, rollouts, watched, store),
+            judge=judge,
             tracker=tracker,
-            store=FolderStore(tmp_path / "run", tmp_path / "memory"),
+            store=store,
             resolve=make_domain,
             brancher=None,  # type: ignore[arg-type]  # see `Bench.run`
         )
@@ -266,6 +274,7 @@ def test_replayed_problems_are_learned_from_and_are_no_part_of_the_phases_statis
     settings = changed(data={"prior": {"words": skill}, "replay": 1 / 3})
     ports = replace(made.ports, course=Course(settings, made.ports.difficulty, make_domain))
     phase = make_phase("hard", settings.phase["hard"], 6, make_domain, "phase.hard")
+    ports.difficulty.start_phase(list(phase.pool))
     ports.course.start_phase(phase, ())
     policy = PolicyRef(COMPOSITION, ("published", 0), 0)
     _, metrics = train_step(settings, made.variant, phase, ports, policy, "train/0/0", 0, {})
@@ -292,6 +301,7 @@ def refilled(made: Bench, **objective: Any) -> tuple[dict[str, float], dict[str,
     """Metrics and budget of one step with refill on a pool of nine problems, three a step."""
     settings, budget = changed(objective={"dynamic_sampling": "refill", **objective}), {}
     phase = make_phase("hard", settings.phase["hard"], settings.seed, make_domain, "phase.hard")
+    made.ports.difficulty.start_phase(list(phase.pool))
     made.ports.course.start_phase(phase, ())
     policy = PolicyRef(COMPOSITION, ("published", 0), 0)
     _, metrics = train_step(settings, made.variant, phase, made.ports, policy, "train/2/7", 7, budget)

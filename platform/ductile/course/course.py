@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
-from ductile.config import DataSettings, RunSettings
+from ductile.config import DataSettings, DifficultySettings, RunSettings
 from ductile.course.deferral import Deferral
 from ductile.course.hints import hint_share, hinted
 from ductile.course.ladder import Ladder
@@ -57,7 +56,6 @@ class Course:
 
     def start_phase(self, phase: Phase, earlier: Sequence[Phase]) -> None:
         """The phase that begins, and those of the plan that are over. Every remedy begins anew."""
-        self._difficulty.start_phase([*phase.pool, *chain.from_iterable(phase.rungs)])
         self._begin()
         self.resume_phase(phase, earlier)
 
@@ -94,6 +92,15 @@ class Course:
         wanted = min(len(asked) + count, self._asked.eligible)
         others = [id for id in self._select(phase, wanted, step, seed) if id not in asked]
         return self._own(phase, others[:count])
+
+    def allocate(self, problems: Sequence[Problem], step: int) -> list[int]:
+        """Completions of each of the problems that were asked; replayed ones are no part of the difficulty table."""
+        size = self._settings.rollout.group_size
+        if self._settings.difficulty.allocation == "uniform":
+            return [size] * len(problems)
+        own = [problem.id for problem in problems if problem.id not in self._asked.replayed]
+        counts = dict(zip(own, self._difficulty.allocate(own, size * len(own), step), strict=True))
+        return [counts.get(problem.id, size) for problem in problems]
 
     def own(self, judged: Sequence[JudgedGroup]) -> list[JudgedGroup]:
         """Those of the step's groups that are the phase's own: all but the replayed ones."""
@@ -163,5 +170,5 @@ class Course:
 
 
 def without_remedies(settings: RunSettings) -> RunSettings:
-    """The same settings with nothing of `data.*`."""
-    return replace(settings, data=DataSettings())
+    """The same settings with nothing of `data.*` and `difficulty.*`: every problem as likely, none left out."""
+    return replace(settings, data=DataSettings(), difficulty=DifficultySettings())

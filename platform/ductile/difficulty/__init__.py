@@ -20,6 +20,12 @@ SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
 ALLOCATIONS: dict[str, Allocation | None] = {"uniform": None}
 """None: every problem has as many completions as any other."""
 
+
+def needs(settings: DifficultySettings) -> frozenset[str]:
+    """What the estimators of a run need beside outcomes (`Estimator.needs`)."""
+    return frozenset[str]().union(*(estimator.needs for estimator in watching(settings).values()))
+
+
 ALL = "all"
 """Stands in `difficulty.shadows` for every estimator that there is."""
 

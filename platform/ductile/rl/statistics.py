@@ -50,6 +50,15 @@ def learned_groups(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) 
     return left_out(groups, lengths, objective).count(False)
 
 
+def learned_completions(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) -> int:
+    """How many completions belong to problems whose group has a gradient."""
+    pools = by_problem(judged)
+    groups, lengths = [pooled_rewards(pool) for pool in pools], [pooled_lengths(pool) for pool in pools]
+    return sum(
+        len(rewards) for rewards, mute in zip(groups, silent(groups, lengths, objective), strict=True) if not mute
+    )
+
+
 def _by_successes(judged: Sequence[JudgedGroup], objective: ObjectiveSettings) -> dict[str, float]:
     pools = [pool for pool in by_problem(judged) if not np.isnan(pooled_rewards(pool)).all()]
     groups, lengths = [pooled_rewards(pool) for pool in pools], [pooled_lengths(pool) for pool in pools]

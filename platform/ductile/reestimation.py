@@ -1,0 +1,250 @@
+"""Re-estimation: what the difficulty table is given beside the outcomes of training.
+
+    before a phase: the base's outcomes (`difficulty.offline`), static difficulty, the problems that audits watch
+    every `difficulty.refresh_every` steps, and when a phase ends: what estimators need that ask the model
+    beside each update: rollouts of the problems whose estimates are oldest or least certain (`difficulty.reestimate`)
+
+The rollouts beside an update are of the policy that the step sampled from. They are begun when the update begins and
+collected when it ends, so that a run of the same seed learns the same at the same step; what the update did not hide
+is told as `reestimate/waited_s`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ductile.config import RunSettings
+from ductile.course.outcomes import successes
+from ductile.difficulty import needs
+from ductile.difficulty.base import RATIOS, REFERENCE, Arrays, Estimates
+from ductile.difficulty.buffer import RolloutBuffer
+from ductile.evidence import gather
+from ductile.plan import Phase, draw
+from ductile.ports import DifficultyService, PolicyRef, RunPool, Store
+from ductile.problem import JudgedGroup, Problem
+from ductile.rollouts import Rollouts
+from ductile.scores.file import ScoreFile
+
+Spent = dict[str, int]
+"""`budget/...` without the prefix -> what was spent."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit saw. ids and (successes, judged completions) of each; estimates by estimator, in the ids' order."""
+
+    ids: tuple[str, ...]
+    outcomes: tuple[tuple[int, int], ...]
+    estimates: Mapping[str, Estimates]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """Rollouts that go on beside an update."""
+
+    handle: int
+    problems: tuple[Problem, ...]
+    before: Estimates
+
+
+class Reestimation:
+    """Every rank has its own; they stay alike, since what they ask goes through ports."""
+
+    def __init__(
+        self, settings: RunSettings, difficulty: DifficultyService, rollouts: Rollouts, pool: RunPool, store: Store
+    ) -> None:
+        """store: where measurements of the base are kept for later runs."""
+        self._settings, self._difficulty, self._rollouts = settings, difficulty, rollouts
+        self._pool, self._store = pool, store
+        self._needs = needs(settings.difficulty)
+        self._buffer = RolloutBuffer(settings.difficulty.importance.buffer)
+        self._scores = ScoreFile.read(settings.difficulty) if settings.difficulty.scores else None
+        self._owed = 0.0  # rollouts that the budget allows and that were not yet spent
+        self._begun: _Begun | None = None
+
+    def start_phase(self, phase: Phase, base: PolicyRef, start: str) -> Spent:
+        """Begin the phase in the difficulty table; returns what that cost.
+
+        base: the untouched policy that the run began as; start: names it (`Identity.start`).
+        """
+        problems = _problems(phase)
+        offline, spent = self._offline(list(problems.values()), base, start)
+        watched = [problem.id for problem in self._unseen(phase)]
+        self._difficulty.start_phase(list(problems), self._static(list(problems.values()), offline), watched)
+        if offline:
+            self._difficulty.measure_first(offline)
+        return spent
+
+    def refresh(self, policy: PolicyRef, phase: Phase, step: int, stream: str) -> tuple[dict[str, float], Spent]:
+        """Gather what estimators need of the policy at a step of the phase, where it is due; metrics and cost."""
+        settings = self._settings.difficulty
+        if not self._needs or (step % settings.refresh_every and step != phase.steps):
+            return {}, {}
+        started, problems = time.monotonic(), [*phase.pool.values(), *self._unseen(phase)]
+        reference, completions, sampled = None, 0, 0
+        if REFERENCE in self._needs and settings.estimator == "attention" and settings.attention.reference:
+            asked = phase.some(settings.attention.reference, self._settings.seed, f"{stream}/reference")
+            judged = self._rollouts.roll_out(policy, asked, f"{stream}/reference", self._settings.rollout.group_size)
+            reference, completions, sampled = successes(judged), *_counted(judged)
+        gathered, forwarded = gather(
+            self._pool,
+            policy,
+            self._needs,
+            self._rollouts.bare().asked(problems, stream),
+            self._buffer.groups(problem.id for problem in problems) if RATIOS in self._needs else [],
+            self._settings.rollout.temperature,
+            reference,
+        )
+        metrics = self._difficulty.refresh(gathered, step)
+        metrics["difficulty/refresh_s"] = time.monotonic() - started
+        members = len(policy.composition.members)
+        return metrics, {
+            "completions": completions,
+            "sampled_tokens": sampled,
+            "forward_tokens": forwarded + sampled * members,
+        }
+
+    def begin(self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup]) -> None:
+        """Begin the rollouts that `difficulty.reestimate` allows beside the update on what the step rolled out."""
+        size = self._settings.rollout.group_size
+        self._owed += self._settings.difficulty.reestimate * sum(len(group.group.completions) for group in judged)
+        if self._owed < size:
+            return
+        own = _problems(phase)
+        asked = {group.group.problem.id for group in judged if group.group.problem.id in own}
+        count = int(self._owed // size)
+        ids = self._difficulty.worth_estimating(count, step, self._settings.seed, asked)
+        if not ids:  # every problem of the pool was asked in the step itself
+            return
+        self._owed -= size * len(ids)
+        problems = tuple(own[id] for id in ids)
+        before = self._difficulty.predict(ids, step)[self._settings.difficulty.estimator]
+        asking = self._rollouts.asked(problems, f"{stream}/reestimate")
+        handle = self._pool.begin(policy, asking, self._rollouts.sampling(f"{stream}/reestimate", size))
+        self._begun = _Begun(handle, problems, before)
+
+    def finish(self, step: int, members: int) -> tuple[dict[str, float], Spent]:
+        """Collect what was begun and take it into the table; metrics of what it bought, and its cost.
+
+        members: models of the policy that was rolled out.
+        """
+        if self._begun is None:
+            return {}, {}
+        begun, self._begun = self._begun, None
+        started = time.monotonic()
+        judged = self._rollouts.judge.judge(self._pool.collect(begun.handle))
+        waited = time.monotonic() - started
+        self._difficulty.learn(successes(judged), step)
+        self.observe(judged)
+        ids = [problem.id for problem in begun.problems]
+        after = self._difficulty.predict(ids, step)[self._settings.difficulty.estimator]
+        completions, tokens = _counted(judged)
+        metrics = {
+            "reestimate/problems": float(len(ids)),
+            "reestimate/completions": float(completions),
+            "reestimate/waited_s": waited,
+            "reestimate/age_before": float(begun.before.age.mean()),
+            "reestimate/uncertainty_before": float(begun.before.uncertainty.mean()),
+            "reestimate/uncertainty_after": float(after.uncertainty.mean()),
+            "reestimate/moved": float(np.abs(after.mean - begun.before.mean).mean()),
+        }
+        return metrics, {"completions": completions, "sampled_tokens": tokens, "forward_tokens": tokens * members}
+
+    def observe(self, judged: Sequence[JudgedGroup]) -> None:
+        """Keep the phase's own completions, for estimators that ask how likely they have become."""
+        if RATIOS in self._needs:
+            self._buffer.observe(judged)
+
+    def audit(self, policy: PolicyRef, phase: Phase, step: int, unseen: bool) -> Audited:
+        """Many completions of the audited problems, and what every estimator says of them. Nothing learns from it.
+
+        unseen: those beside the pool. Both are the same problems at every audit of a phase.
+        """
+        audit, seed = self._settings.difficulty.audit, self._settings.seed
+        problems = self._unseen(phase) if unseen else phase.some(audit.problems, seed, f"audit/{phase.name}")
+        ids = tuple(problem.id for problem in problems)
+        judged = self._rollouts.roll_out(policy, problems, f"audit/{phase.name}/{step}", audit.samples)
+        outcomes = successes(judged)
+        return Audited(ids, tuple(outcomes[id] for id in ids), self._difficulty.predict(ids, step))
+
+    def snapshot(self) -> Arrays:
+        """Everything but the difficulty table, as arrays that `restore` takes."""
+        buffer = {f"buffer/{key}": array for key, array in self._buffer.snapshot().items()}
+        return {"owed": np.array([self._owed]), **buffer}
+
+    def restore(self, snapshot: Arrays) -> None:
+        """Become what `snapshot` returned."""
+        self._owed = float(snapshot["owed"][0])
+        self._buffer.restore({k.removeprefix("buffer/"): v for k, v in snapshot.items() if k.startswith("buffer/")})
+
+    def _unseen(self, phase: Phase) -> list[Problem]:
+        """The audited problems that are no part of the pool: of the evaluation split, judged as the phase's own."""
+        audit = self._settings.difficulty.audit
+        if not (audit.every and audit.unseen):
+            return []
+        return draw(phase.domain, phase.levels, "eval", audit.unseen, self._settings.seed)
+
+    def _offline(
+        self, problems: Sequence[Problem], base: PolicyRef, start: str
+    ) -> tuple[dict[str, tuple[int, int]], Spent]:
+        """The base's outcomes of the problems, measured once and kept; what it costs counts in every run."""
+        samples = self._settings.difficulty.offline
+        if not samples:
+            return {}, {}
+        key = f"offline-{start}-{ids_digest(problems)}-{samples}"
+        known = self._store.remember(key)
+        if known is None:
+            judged = self._rollouts.bare().roll_out(base, problems, "offline", samples)
+            completions, tokens = _counted(judged)
+            known = {"outcomes": successes(judged), "completions": completions, "tokens": tokens}
+            self._store.keep(key, known)
+        tokens = known["tokens"]
+        outcomes = {id: (wins, judged) for id, (wins, judged) in known["outcomes"].items()}
+        members = len(base.composition.members)
+        spent = {"completions": known["completions"], "sampled_tokens": tokens, "forward_tokens": tokens * members}
+        return outcomes, spent
+
+    def _static(self, problems: Sequence[Problem], offline: Mapping[str, tuple[int, int]]) -> list[float]:
+        """Static difficulty: of the scores' file, else the base's failure rate, else the level, from 0 to 1."""
+        if self._scores is not None:
+            return self._scores.static_difficulty([problem.id for problem in problems])
+        if offline:
+            rates = (offline.get(problem.id, (0, 0)) for problem in problems)
+            return [1 - wins / judged if judged else float("nan") for wins, judged in rates]
+        levels = sorted({problem.level for problem in problems})
+        return [levels.index(problem.level) / max(len(levels) - 1, 1) for problem in problems]
+
+
+class NoReestimation:
+    """Nothing beside the step's own outcomes: what a branch has."""
+
+    def begin(self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup]) -> None:
+        """Nothing."""
+
+    def finish(self, step: int, members: int) -> tuple[dict[str, float], Spent]:
+        """Nothing."""
+        return {}, {}
+
+    def observe(self, judged: Sequence[JudgedGroup]) -> None:
+        """Nothing."""
+
+
+def _problems(phase: Phase) -> dict[str, Problem]:
+    """Those of the phase and of its ladder, by id."""
+    return {id: problem for pool in (phase.pool, *phase.rungs) for id, problem in pool.items()}
+
+
+def ids_digest(problems: Sequence[Problem]) -> str:
+    """Names a set of problems, whatever their order."""
+    return hashlib.blake2b("\n".join(sorted(problem.id for problem in problems)).encode(), digest_size=8).hexdigest()
+
+
+def _counted(judged: Sequence[JudgedGroup]) -> tuple[int, int]:
+    """Completions and their tokens."""
+    completions = [completion for group in judged for completion in group.group.completions]
+    return len(completions), sum(len(completion.tokens) for completion in completions)
