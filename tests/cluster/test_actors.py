@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.rollout import ActorPool, LostCall
@@ -125,8 +126,29 @@ def test_difficulty_actor_answers_as_the_table_does() -> None:
     answers = []
     for service in (client, table):
         service.start_phase(ids)
-        chosen = service.select(4, 0, 7)
-        answers.append(
-            (chosen, service.observe(dict.fromkeys(chosen, (1, 4)), 0), service.estimates(), service.snapshot())
-        )
+        chosen = service.select(4, 0, 7, without=ids[:3])
+        seen = service.observe(dict.fromkeys(chosen, (1, 4)), step=0)
+        arrays = {name: array.tobytes() for name, array in service.snapshot().items()}
+        answers.append((chosen, seen, service.estimates(), arrays))
     assert answers[0] == answers[1]
+
+
+def test_table_that_died_in_an_update_goes_on_from_its_snapshot() -> None:
+    ids = [f"p{number}" for number in range(50_000)]
+    actor = DifficultyActor.remote(DifficultySettings())
+    client, table = DifficultyClient(actor), DifficultyTable(DifficultySettings())
+    client.start_phase(ids)
+    client.observe(dict.fromkeys(ids, (1, 4)), 0)
+    kept = client.snapshot()
+    actor.call.remote("observe", (dict.fromkeys(ids, (4, 4)), 1), {})
+    ray.kill(actor)  # whatever of the update was done goes with it
+    with pytest.raises(RayActorError):
+        client.estimates()
+    again = DifficultyClient(DifficultyActor.remote(DifficultySettings()))
+    again.restore(kept)
+    table.start_phase(ids)
+    for service in (again, table):
+        if service is table:
+            service.observe(dict.fromkeys(ids, (1, 4)), 0)
+        service.observe(dict.fromkeys(ids, (4, 4)), 1)
+    assert again.estimates() == table.estimates()
