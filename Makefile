@@ -48,7 +48,7 @@ lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(PY) -m ductile.metrics | diff -u docs/metrics.md - || { echo "docs/metrics.md is not current: make docs"; exit 1; }
 
 unit: $(STAMP) ## tests without Ray, with the coverage of the library
-	$(PY) -m pytest -q -m "not cluster and not engines" --cov --cov-report=term
+	$(PY) -m pytest -q -n auto -m "not cluster and not engines" --cov --cov-report=term
 
 engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one and two processes
 	$(PY) -m pytest -q -m engines
