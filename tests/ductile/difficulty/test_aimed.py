@@ -94,7 +94,9 @@ def test_thompson_draws_from_the_beliefs() -> None:
     first, second = stats.beta(2, 5), stats.beta(6, 6)
     pool = candidates([first.mean(), second.mean()], [first.std(), second.std()])
 
-    def closer(distance: float) -> float:  # density that the first is at this distance, times that the second is farther
+    def closer(
+        distance: float,
+    ) -> float:  # density that the first is at this distance, times that the second is farther
         near = second.cdf(0.5 + distance) - second.cdf(0.5 - distance)
         return float((first.pdf(0.5 + distance) + first.pdf(0.5 - distance)) * (1 - near))
 
@@ -116,7 +118,9 @@ def test_thompson_without_uncertainty_is_the_closest_of_the_candidates() -> None
 def test_beliefs_have_the_estimates_mean_and_deviation() -> None:
     mean, deviation = np.array([0.2, 0.5, 0.93]), np.array([0.1, 0.28, 0.02])
     alpha, beta = beta_of(candidates(mean, deviation).estimates)
-    assert stats.beta.mean(alpha, beta) == pytest.approx(mean) and stats.beta.std(alpha, beta) == pytest.approx(deviation)
+    assert stats.beta.mean(alpha, beta) == pytest.approx(mean) and stats.beta.std(alpha, beta) == pytest.approx(
+        deviation
+    )
 
 
 def test_beliefs_of_a_beta_are_that_beta() -> None:

@@ -60,4 +60,6 @@ def test_competence_and_difficulty_settle_together_in_the_order_of_the_pass_rate
     assert (np.diff(difficulty) < 0).all()
     competence = -difficulty.mean()
     # the fixed point: D = sigmoid(C - D) - rate for each, C = -mean D; history fades as 1/visits
-    assert difficulty == pytest.approx([sigmoid(competence - d) - p for d, p in zip(difficulty, rates, strict=True)], abs=0.02)
+    assert difficulty == pytest.approx(
+        [sigmoid(competence - d) - p for d, p in zip(difficulty, rates, strict=True)], abs=0.02
+    )

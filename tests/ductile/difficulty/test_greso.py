@@ -53,10 +53,10 @@ def test_skipped_problems_fill_up_the_least_likely_to_be_skipped_first() -> None
 
 def test_controller_moves_by_its_step_towards_each_target() -> None:
     selector = greso(12)  # targets: 1/12 all right, 2/12 without success
-    moved = selector.observe(seen({**{i: (4, 4) for i in range(2)}, **{i: (1, 4) for i in range(2, 12)}}))
+    moved = selector.observe(seen({**dict.fromkeys(range(2), (4, 4)), **dict.fromkeys(range(2, 12), (1, 4))}))
     assert moved["difficulty/greso/p_easy"] == pytest.approx(0.49)  # 2/12 are too many
     assert moved["difficulty/greso/p_hard"] == pytest.approx(0.51)  # none is too few
-    moved = selector.observe(seen({**{i: (0, 4) for i in range(3)}, **{i: (1, 4) for i in range(3, 12)}}))
+    moved = selector.observe(seen({**dict.fromkeys(range(3), (0, 4)), **dict.fromkeys(range(3, 12), (1, 4))}))
     assert moved["difficulty/greso/p_easy"] == pytest.approx(0.50)
     assert moved["difficulty/greso/p_hard"] == pytest.approx(0.50)
 
@@ -64,7 +64,7 @@ def test_controller_moves_by_its_step_towards_each_target() -> None:
 def test_base_probabilities_stay_within_their_bounds() -> None:
     selector = greso(4, step=0.3)
     for _ in range(5):
-        moved = selector.observe(seen({i: (4, 4) for i in range(4)}))
+        moved = selector.observe(seen(dict.fromkeys(range(4), (4, 4))))
     assert moved == {"difficulty/greso/p_easy": pytest.approx(0.05), "difficulty/greso/p_hard": pytest.approx(0.95)}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import numpy as np
 import pytest
 
@@ -20,7 +23,7 @@ def phase(selector: Selector, static: list[float], steps: int, count: int) -> li
     asked = []
     for step in range(steps):
         chosen = selector.select(ordered(static, step / steps), count, rng(step)).tolist()
-        selector.observe(seen({row: (1, 4) for row in chosen}))
+        selector.observe(seen(dict.fromkeys(chosen, (1, 4))))
         asked.append(chosen)
     return asked
 
@@ -45,7 +48,9 @@ def test_phase_too_short_for_the_pool_spans_it_evenly(steps: int, count: int) ->
 def test_every_phase_whose_asks_are_as_many_as_the_pool_asks_each_once_in_order() -> None:
     for steps, count in ((3, 7), (7, 3), (21, 1)):  # shares such as 1/3 and 1/7 are no binary fractions
         static = [i / 21 for i in range(21)]
-        assert sum(phase(rising(DifficultySettings()), static, steps, count), []) == list(range(21))
+        assert functools.reduce(operator.iadd, phase(rising(DifficultySettings()), static, steps, count), []) == list(
+            range(21)
+        )
 
 
 def test_problems_of_unknown_difficulty_come_last_in_either_order() -> None:
