@@ -24,6 +24,8 @@ def test_runs_count_silent_visits_of_one_kind() -> None:
     assert selector.snapshot()["runs"].tolist() == [0, 1, 0]
     selector.observe(seen({0: (0, 4), 1: (8, 8), 2: (0, 1)}))
     assert selector.snapshot()["runs"].tolist() == [-1, 2, -1]
+    selector.observe(seen({0: (0, 4), 1: (0, 4), 2: (1, 1)}))
+    assert selector.snapshot()["runs"].tolist() == [-2, -1, 1]
 
 
 def test_skip_probability_is_one_minus_the_base_to_the_power_of_the_run() -> None:

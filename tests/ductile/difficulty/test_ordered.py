@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-
 import numpy as np
 import pytest
 
@@ -48,9 +45,15 @@ def test_phase_too_short_for_the_pool_spans_it_evenly(steps: int, count: int) ->
 def test_every_phase_whose_asks_are_as_many_as_the_pool_asks_each_once_in_order() -> None:
     for steps, count in ((3, 7), (7, 3), (21, 1)):  # shares such as 1/3 and 1/7 are no binary fractions
         static = [i / 21 for i in range(21)]
-        assert functools.reduce(operator.iadd, phase(rising(DifficultySettings()), static, steps, count), []) == list(
-            range(21)
-        )
+        asked = phase(rising(DifficultySettings()), static, steps, count)
+        assert [row for step in asked for row in step] == list(range(21))
+
+
+def test_problem_that_was_asked_out_of_order_does_not_repeat_before_those_passed_over() -> None:
+    selector = rising(DifficultySettings())
+    selector.grow(4)
+    selector.observe(seen({3: (1, 4)}))  # one visit is behind the two of half a phase: the middle is begun at
+    assert selector.select(ordered([0.1, 0.2, 0.3, 0.4], progress=0.5), 4, rng()).tolist() == [2, 0, 1, 3]
 
 
 def test_problems_of_unknown_difficulty_come_last_in_either_order() -> None:
