@@ -528,10 +528,11 @@ class DifficultySettings:
         low=0,
         high=1,
     )
-    target: float = setting(0.5, "target and thompson selection: pass rate that is aimed at", low=0, high=1)
+    target: float = setting(0.5, "target, thompson and dots selection: pass rate that is aimed at", low=0, high=1)
     candidates: int = setting(
-        8, "thompson, value and variance selection: problems looked at for each that is asked", low=1
+        8, "target, thompson and variance selection: problems looked at for each that is asked", low=1
     )
+    temperature: float = setting(0.001, "dots selection: tau of p(q) ~ exp(-|estimate - target| / tau) (DOTS)", above=0)
     concentration: float = setting(
         100.0, "peaked selection: kappa of p(q) ~ Beta(1 - estimate; 1 + kappa/2, 1 + kappa/2) (DARE)", low=0
     )

@@ -23,7 +23,7 @@ from ductile.problem import JudgedGroup, Problem
 from ductile.reestimation import NoReestimation, Reestimation
 from ductile.rl.statistics import group_statistics, learned_completions, learned_groups
 from ductile.rollouts import Rollouts
-from ductile.screening import screened_problems
+from ductile.screening import screen
 from ductile.variants.base import Variant
 
 REFILL_ROUNDS = 10
@@ -137,13 +137,13 @@ def _screened(
     problems: list[Problem],
 ) -> tuple[list[Problem], list[JudgedGroup]]:
     """The problems whose pilots were mixed, `rollout.groups` at most, and all pilots."""
-    screen = settings.difficulty.screen
-    screened = screened_problems(
+    limits = settings.difficulty.screen
+    screened = screen(
         problems,
         lambda asked, count: ports.course.more(phase, step, settings.seed, asked, count),
-        lambda asked, number: rollouts.roll_out(policy, asked, f"{stream}/pilot-{number}", screen.pilots),
+        lambda asked, suffix: rollouts.roll_out(policy, asked, f"{stream}/{suffix}", limits.pilots),
         settings.rollout.groups,
-        screen.rounds,
+        limits.rounds,
     )
     return screened.problems, screened.pilots
 

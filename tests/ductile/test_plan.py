@@ -14,7 +14,6 @@ from ductile.checks import check
 from ductile.config import (
     BranchSettings,
     DataSettings,
-    DifficultySettings,
     HeuristicsSettings,
     MixtureSettings,
     ModelSettings,
@@ -91,20 +90,6 @@ def test_settings_without_mistakes_pass() -> None:
 
 def changed(**parts: Any) -> list[str]:
     return check(replace(SETTINGS, **parts))
-
-
-@pytest.mark.parametrize(
-    ("difficulty", "line"),
-    [
-        ({"estimator": "betta"}, "difficulty.estimator: unknown estimator 'betta'; allowed: beta (did you mean beta?)"),
-        (
-            {"selection": "bands"},
-            "difficulty.selection: unknown selection rule 'bands'; allowed: band, uniform (did you mean band?)",
-        ),
-    ],
-)
-def test_unknown_member_of_a_family_names_the_nearest(difficulty: dict[str, str], line: str) -> None:
-    assert changed(difficulty=DifficultySettings(**difficulty)) == [line]  # type: ignore[arg-type]
 
 
 def test_unknown_probe_is_named_by_its_place() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ductile.checks.asked import (
     data_mistakes,
     domain_mistakes,
-    family_mistakes,
     name_mistakes,
     pool_mistakes,
 )
+from ductile.checks.chosen import allocation_mistakes, family_mistakes, screening_mistakes, static_mistakes
 from ductile.checks.learned import (
     adapter_mistakes,
     context_mistakes,
@@ -32,6 +32,9 @@ def check(settings: RunSettings) -> list[str]:
         probe_domain_mistakes,
         memory_mistakes,
         family_mistakes,
+        static_mistakes,
+        allocation_mistakes,
+        screening_mistakes,
         probe_mistakes,
         branch_mistakes,
         name_mistakes,

@@ -12,7 +12,6 @@ from ductile.config import (
     PhaseSettings,
     RunSettings,
 )
-from ductile.difficulty import ESTIMATORS, SELECTORS
 from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.domains.base import Domain, describe_levels
 from ductile.metrics import segment
@@ -60,15 +59,6 @@ def _mixture_mistakes(path: str, domain: Domain, formats: Mapping[str, float]) -
     if not sum(formats.values()):
         allowed = ", ".join(domain.formats)
         yield f"{path}.formats: {dict(formats)} gives no format a share; give at least one of: {allowed}"
-
-
-def family_mistakes(settings: RunSettings) -> Iterator[str]:
-    """Names of the difficulty families."""
-    difficulty = settings.difficulty
-    if difficulty.estimator not in ESTIMATORS:
-        yield one_of("difficulty.estimator", difficulty.estimator, ESTIMATORS, "estimator")
-    if difficulty.selection not in SELECTORS:
-        yield one_of("difficulty.selection", difficulty.selection, SELECTORS, "selection rule")
 
 
 def name_mistakes(settings: RunSettings) -> Iterator[str]:

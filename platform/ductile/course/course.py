@@ -139,6 +139,8 @@ class Course:
         self._asked = Asked()
 
     def _select(self, phase: Phase, count: int, step: int, seed: int) -> list[str]:
+        if not count:  # replay and review may leave the phase nothing, and then have the whole pool left out
+            return []
         return self._difficulty.select(count, step, seed, self._asked.left_out, step / phase.steps)
 
     def _own(self, phase: Phase, ids: Sequence[str]) -> list[Problem]:

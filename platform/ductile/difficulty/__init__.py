@@ -6,18 +6,42 @@ from collections.abc import Callable
 from functools import partial
 
 from ductile.config import DifficultySettings
+from ductile.difficulty.aimed import dots, easy, hard, peaked, target, thompson, uncertain
 from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
-from ductile.difficulty.rules import Stateless, band, uniform
+from ductile.difficulty.cdas import Cdas
+from ductile.difficulty.greso import Greso
+from ductile.difficulty.knapsack import knapsack
+from ductile.difficulty.moving_target import MovingTarget
+from ductile.difficulty.ordered import falling, rising
+from ductile.difficulty.rules import Stateless, ability, band, uniform
+from ductile.difficulty.variance import Variance
 
 ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {"beta": BetaEstimator.make}
 
 SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
     "uniform": partial(Stateless, uniform),
     "band": partial(Stateless, band),
+    "ability": partial(Stateless, ability),
+    "target": partial(Stateless, target),
+    "thompson": partial(Stateless, thompson),
+    "dots": partial(Stateless, dots),
+    "peaked": partial(Stateless, peaked),
+    "easy": partial(Stateless, easy),
+    "hard": partial(Stateless, hard),
+    "uncertain": partial(Stateless, uncertain),
+    "rising": rising,
+    "falling": falling,
+    "greso": Greso,
+    "moving_target": MovingTarget,
+    "variance": Variance,
+    "cdas": Cdas,
 }
 
-ALLOCATIONS: dict[str, Allocation | None] = {"uniform": None}
+STATIC = ("rising", "falling", "moving_target")
+"""Selection rules that read the static difficulty."""
+
+ALLOCATIONS: dict[str, Allocation | None] = {"uniform": None, "knapsack": knapsack}
 """None: every problem has as many completions as any other."""
 
 

@@ -1,6 +1,7 @@
-"""Selection rules that remember nothing: pure functions of the candidates.
+"""Selection rules that remember nothing, pure functions of the candidates: all of them, and bands of pass rates.
 
-Each returns positions among the candidates, [selected] int64, without repeats.
+Each returns positions among the candidates, [selected] int64, without repeats. Those that go by an order or by weights
+are in `aimed`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,16 @@ def uniform(candidates: Candidates, count: int, settings: DifficultySettings, rn
 def band(candidates: Candidates, count: int, settings: DifficultySettings, rng: Generator) -> NDArray[np.int64]:
     """Problems whose estimated pass rate lies in `settings.band`, drawn evenly (see `within`)."""
     return within(candidates.estimates, settings.band[0], settings.band[1], count, settings.explore, rng)
+
+
+def ability(candidates: Candidates, count: int, settings: DifficultySettings, rng: Generator) -> NDArray[np.int64]:
+    """The same with `settings.quantiles` of the candidates' estimates as the band.
+
+    A band of fixed pass rates runs empty when the model outgrows the pool or the pool is far too hard; this one stays
+    at the same part of the pool as the model knows it, whatever its ability is.
+    """
+    low, high = np.quantile(candidates.estimates.mean, settings.quantiles)
+    return within(candidates.estimates, float(low), float(high), count, settings.explore, rng)
 
 
 def within(

@@ -87,11 +87,12 @@ def test_restored_course_goes_on_exactly(at: int) -> None:
     made, table = course(**ALL)
     made.start_phase(PHASE, [EARLIER])
     steps(made, 0, at)
-    kept = json.loads(json.dumps([made.snapshot(), table.snapshot()]))
+    kept = json.loads(json.dumps(made.snapshot()))
+    estimates = {name: array.copy() for name, array in table.snapshot().items()}
     expected = steps(made, at, 30)
     again, its_table = course(**ALL)
-    again.restore(kept[0])
-    its_table.restore(kept[1])
+    again.restore(kept)
+    its_table.restore(estimates)
     again.resume_phase(PHASE, [EARLIER])
     assert steps(again, at, 30) == expected
 
@@ -178,6 +179,36 @@ def test_more_problems_of_a_step_are_others_that_may_be_asked() -> None:
     assert len(more) == 3 and not {problem.id for problem in more} & (asked | deferred)
     assert {problem.level for problem in more} == {2} and made.more(PHASE, 1, 3, asked, 3) == more
     assert len(made.more(PHASE, 1, 3, asked, 99)) == 12 - 4 - 4
+
+
+def test_rule_is_told_how_much_of_the_phase_is_over() -> None:
+    settings = RunSettings(difficulty=DifficultySettings(selection="variance"), rollout=RolloutSettings(groups=4))
+    own, table = phase(sums(6, 12), steps=8), DifficultyTable(settings.difficulty)
+    made = Course(settings, table, make_domain)
+    made.start_phase(own, [])
+    kappas = [metrics["difficulty/variance/kappa"] for _, metrics in steps(made, 0, 8, own)]
+    assert kappas == pytest.approx([0.3 + 0.5 * step / 8 for step in range(8)])
+
+
+def test_step_that_is_all_review_selects_nothing() -> None:
+    own = phase(sums(6, 4))
+    made, _ = course(groups=4, review=1.0, review_every=2, mastered=0.75)
+    made.start_phase(own, [])
+    first, _ = observed(made, own, 0, right)
+    second, metrics = observed(made, own, 1, right)
+    assert second == first and metrics["data/review_share"] == 1.0
+    made.ask(own, 3, 3)
+    assert made.more(own, 3, 3, first, 2) == []
+
+
+def test_problems_of_the_rungs_above_and_below_are_not_selected() -> None:
+    made, _table = course(groups=4, ladder=(2, 3), defer_after=1, defer_steps=50)
+    made.start_phase(PHASE, [])
+    for step, verdict in enumerate([wrong, right, right, wrong, wrong]):
+        level = {0: 2, 1: 2, 2: 3}.get(step, 6)
+        asked = made.ask(PHASE, step, 3)
+        assert {problem.level for problem in asked} == {level}
+        made.observe([verdict(problem) for problem in asked], step)
 
 
 def test_each_phase_begins_without_the_marks_of_the_one_before() -> None:

@@ -6,7 +6,7 @@ from ductile.config import DataSettings
 from ductile.course.deferral import Deferral
 
 SETTINGS = DataSettings(defer_after=2, defer_steps=3)
-IDS = ["a", "b", "c", "d"]
+IDS = {"a": 1, "b": 2, "c": 3, "d": 4}  # a pool: what an id stands for does not matter here
 
 
 def failed_twice(id: str, steps: tuple[int, int] = (0, 1)) -> Deferral:
@@ -18,8 +18,7 @@ def failed_twice(id: str, steps: tuple[int, int] = (0, 1)) -> Deferral:
 
 def test_two_visits_without_success_defer_for_three_steps() -> None:
     deferral = failed_twice("b")
-    asked = [deferral.eligible(IDS, step, 1) for step in range(2, 6)]
-    assert asked == [["a", "c", "d"]] * 3 + [IDS]
+    assert [deferral.left_out(IDS, [], step, 1) for step in range(2, 6)] == [["b"]] * 3 + [[]]
 
 
 def test_one_more_failure_defers_again_and_one_success_clears() -> None:
@@ -40,13 +39,31 @@ def test_success_between_failures_and_an_unjudged_visit_do_not_count() -> None:
 
 def test_earliest_deferred_come_back_where_too_few_are_left() -> None:
     deferral = Deferral(SETTINGS, until={"c": 9, "a": 8, "d": 10})
-    assert deferral.eligible(IDS, 5, 1) == ["b"]
-    assert deferral.eligible(IDS, 5, 3) == ["a", "b", "c"]
-    assert deferral.eligible(IDS, 5, 4) == IDS
+    assert deferral.deferred(IDS, 5) == ["a", "c", "d"]
+    assert [deferral.left_out(IDS, [], 5, count) for count in (1, 2, 3, 4, 9)] == [
+        ["a", "c", "d"],
+        ["c", "d"],
+        ["d"],
+        [],
+        [],
+    ]
+
+
+def test_reviewed_problems_are_left_out_whatever_is_missing() -> None:
+    deferral = Deferral(SETTINGS, until={"c": 9, "a": 8})
+    assert deferral.left_out(IDS, ["b"], 5, 1) == ["b", "a", "c"]
+    assert deferral.left_out(IDS, ["b"], 5, 2) == ["b", "c"]
+    assert deferral.left_out(IDS, ["b", "c"], 5, 2) == ["b", "c"]  # c is asked as reviewed, deferred or not
+
+
+def test_other_pools_problems_are_no_part_of_what_is_left_out() -> None:
+    deferral = Deferral(SETTINGS, until={"elsewhere": 9, "a": 9})
+    assert deferral.deferred(IDS, 5) == ["a"]
+    assert deferral.left_out(IDS, ["elsewhere", "b"], 5, 2) == ["b", "a"]
 
 
 def test_off_by_default() -> None:
     deferral = Deferral(DataSettings())
     for step in range(20):
         deferral.observe({"b": (0, 4)}, step)
-    assert deferral.failed == {} and deferral.eligible(IDS, 20, 1) == IDS
+    assert deferral.failed == {} and deferral.left_out(IDS, [], 20, 1) == []

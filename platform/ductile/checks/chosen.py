@@ -1,0 +1,75 @@
+"""How the problems of a step are chosen: the difficulty families' names, and what they need of the other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ductile.config import RunSettings
+from ductile.difficulty import ALL, ALLOCATIONS, ESTIMATORS, SELECTORS, STATIC
+from ductile.settings import one_of
+
+
+def family_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Names of the difficulty families."""
+    difficulty = settings.difficulty
+    if difficulty.estimator not in ESTIMATORS:
+        yield one_of("difficulty.estimator", difficulty.estimator, ESTIMATORS, "estimator")
+    for position, name in enumerate(difficulty.shadows):
+        if name not in ESTIMATORS and name != ALL:
+            yield one_of(f"difficulty.shadows[{position}]", name, [*ESTIMATORS, ALL], "estimator")
+    if difficulty.selection not in SELECTORS:
+        yield one_of("difficulty.selection", difficulty.selection, SELECTORS, "selection rule")
+    if difficulty.allocation not in ALLOCATIONS:
+        yield one_of("difficulty.allocation", difficulty.allocation, ALLOCATIONS, "allocation")
+
+
+def static_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Selection by a static difficulty that nothing says.
+
+    It comes from the scores file, else from the base's pass rates, else from the problems' levels, which tell nothing
+    apart in a phase that has one. A plan in which some phase has several levels is allowed.
+    """
+    difficulty = settings.difficulty
+    if difficulty.selection not in STATIC or difficulty.scores or difficulty.offline or not settings.phase:
+        return
+    if all(len(set(phase.levels)) == 1 for phase in settings.phase.values()):
+        others = ", ".join(sorted(SELECTORS.keys() - set(STATIC)))
+        yield (
+            f"difficulty.selection: {difficulty.selection} goes by a static difficulty, but the problems of each phase "
+            f"are all of one level and nothing else tells them apart; allowed: with difficulty.scores, with "
+            f"difficulty.offline above 0, with a phase of several levels; or {others}"
+        )
+
+
+def allocation_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Limits on a group's completions that the mean group does not lie between."""
+    limits, size = settings.difficulty.knapsack, settings.rollout.group_size
+    if settings.difficulty.allocation != "knapsack":
+        return
+    if limits.low > size:
+        yield (
+            f"difficulty.knapsack.low: {limits.low}: a step has rollout.group_size ({size}) completions a problem to "
+            f"share out; allowed: at most {size}"
+        )
+    if limits.high < size:
+        yield (
+            f"difficulty.knapsack.high: {limits.high}: a step has rollout.group_size ({size}) completions a problem to "
+            f"share out; allowed: at least {size}"
+        )
+
+
+def screening_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Screening beside what does not go with it."""
+    pilots, contexts = settings.difficulty.screen.pilots, settings.variant.contexts
+    if not pilots:
+        return
+    if settings.objective.dynamic_sampling == "refill":
+        yield (
+            f"difficulty.screen.pilots: {pilots}: screening asks other problems until enough are mixed, and so does "
+            f"objective.dynamic_sampling refill; allowed: 0, or dynamic_sampling off or drop"
+        )
+    if contexts and pilots % contexts:
+        yield (
+            f"difficulty.screen.pilots: {pilots} is no multiple of variant.contexts ({contexts}), and each context "
+            f"gets as many completions; allowed: 0, or a multiple of {contexts}"
+        )
