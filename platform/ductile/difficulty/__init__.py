@@ -8,9 +8,19 @@ from functools import partial
 from ductile.config import DifficultySettings
 from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
+from ductile.difficulty.frozen import FrozenEstimator
+from ductile.difficulty.kalman import KalmanEstimator
+from ductile.difficulty.last_visit import LastVisitEstimator
 from ductile.difficulty.rules import Stateless, band, uniform
+from ductile.difficulty.running_mean import running_mean
 
-ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {"beta": BetaEstimator.make}
+ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {
+    "beta": BetaEstimator.make,
+    "frozen": FrozenEstimator.make,
+    "last": LastVisitEstimator.make,
+    "mean": running_mean,
+    "kalman": KalmanEstimator.make,
+}
 
 SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
     "uniform": partial(Stateless, uniform),
