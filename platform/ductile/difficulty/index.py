@@ -112,15 +112,24 @@ class IdIndex:
         """The row of each text, FREE where it has none."""
         rows = np.full(len(texts), FREE, np.int64)
         sought, at = np.arange(len(texts)), self._home(hashes)
-        while len(sought):
+        while len(sought) and len(self):  # again only for texts whose hash is another's
+            at = self._stop(hashes[sought], at)
             held = self._slots[at]
             taken = held != FREE  # a free slot ends the search
             sought, at, held = sought[taken], at[taken], held[taken]
-            alike = self._hashes.values[held] == hashes[sought]
-            alike[alike] = same(texts.take(sought[alike]), self._texts(held[alike]))
+            alike = same(texts.take(sought), self._texts(held))
             rows[sought[alike]] = held[alike]
             sought, at = sought[~alike], self._next(at[~alike])
         return rows
+
+    def _stop(self, hashes: NDArray[np.uint64], at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each hash the first slot from `at` on that is free or holds a row of this hash."""
+        at, left = at.copy(), np.arange(len(at))
+        while len(left):
+            held = self._slots[at[left]]
+            left = left[(held != FREE) & (self._hashes.values[held] != hashes[left])]
+            at[left] = self._next(at[left])
+        return at
 
     def _texts(self, rows: NDArray[np.integer]) -> Texts:
         starts = self._offsets.values[rows]
