@@ -136,16 +136,17 @@ def _screened(
     step: int,
     problems: list[Problem],
 ) -> tuple[list[Problem], list[JudgedGroup]]:
-    """The problems whose pilots were mixed, `rollout.groups` at most, and all pilots."""
-    limits = settings.difficulty.screen
+    """The problems, with those that were selected replaced by as many whose pilots were mixed; and all pilots."""
+    limits, selected = settings.difficulty.screen, ports.course.selected(problems)
     screened = screen(
-        problems,
+        selected,
         lambda asked, count: ports.course.more(phase, step, settings.seed, asked, count),
         lambda asked, suffix: rollouts.roll_out(policy, asked, f"{stream}/{suffix}", limits.pilots),
-        settings.rollout.groups,
+        len(selected),
         limits.rounds,
     )
-    return screened.problems, screened.pilots
+    given = {problem.id for problem in selected}
+    return [*screened.problems, *(problem for problem in problems if problem.id not in given)], screened.pilots
 
 
 def _refilled(

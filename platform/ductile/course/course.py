@@ -93,6 +93,11 @@ class Course:
         others = [id for id in self._select(phase, wanted, step, seed) if id not in asked]
         return self._own(phase, others[:count])
 
+    def selected(self, problems: Sequence[Problem]) -> list[Problem]:
+        """Those of the asked problems that the difficulty service chose: neither replayed nor reviewed."""
+        others = self._asked.replayed.union(self._asked.reviewed)
+        return [problem for problem in problems if problem.id not in others]
+
     def allocate(self, problems: Sequence[Problem], step: int) -> list[int]:
         """Completions of each of the problems that were asked; replayed ones are no part of the difficulty table."""
         size = self._settings.rollout.group_size

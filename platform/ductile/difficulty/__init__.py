@@ -10,14 +10,24 @@ from ductile.difficulty.aimed import dots, easy, hard, peaked, target, thompson,
 from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
 from ductile.difficulty.cdas import Cdas
+from ductile.difficulty.frozen import FrozenEstimator
 from ductile.difficulty.greso import Greso
+from ductile.difficulty.kalman import KalmanEstimator
 from ductile.difficulty.knapsack import knapsack
+from ductile.difficulty.last_visit import LastVisitEstimator
 from ductile.difficulty.moving_target import MovingTarget
 from ductile.difficulty.ordered import falling, rising
 from ductile.difficulty.rules import Stateless, ability, band, uniform
+from ductile.difficulty.running_mean import running_mean
 from ductile.difficulty.variance import Variance
 
-ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {"beta": BetaEstimator.make}
+ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {
+    "beta": BetaEstimator.make,
+    "frozen": FrozenEstimator.make,
+    "last": LastVisitEstimator.make,
+    "mean": running_mean,
+    "kalman": KalmanEstimator.make,
+}
 
 SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
     "uniform": partial(Stateless, uniform),
@@ -45,11 +55,6 @@ ALLOCATIONS: dict[str, Allocation | None] = {"uniform": None, "knapsack": knapsa
 """None: every problem has as many completions as any other."""
 
 
-def needs(settings: DifficultySettings) -> frozenset[str]:
-    """What the estimators of a run need beside outcomes (`Estimator.needs`)."""
-    return frozenset[str]().union(*(estimator.needs for estimator in watching(settings).values()))
-
-
 ALL = "all"
 """Stands in `difficulty.shadows` for every estimator that there is."""
 
@@ -58,3 +63,8 @@ def watching(settings: DifficultySettings) -> dict[str, Estimator]:
     """The estimators of a run by name: the one that selection reads first, then its shadows."""
     names = [*ESTIMATORS] if ALL in settings.shadows else settings.shadows
     return {name: ESTIMATORS[name](settings) for name in dict.fromkeys((settings.estimator, *names))}
+
+
+def needs(settings: DifficultySettings) -> frozenset[str]:
+    """What the estimators of a run need beside outcomes (`Estimator.needs`)."""
+    return frozenset[str]().union(*(estimator.needs for estimator in watching(settings).values()))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ductile.config import DifficultySettings
 from ductile.difficulty import ALLOCATIONS, SELECTORS, watching
 from ductile.difficulty.base import Arrays, Candidates, Estimates, Evidence, Floats, Rows, Visits
+from ductile.difficulty.columns import Column
 from ductile.difficulty.index import IdIndex
 from ductile.difficulty.rules import uncertain_or_old
 
@@ -39,6 +40,10 @@ class DifficultyTable:
 
     Steps are counted within a phase by those who call; the table keeps a clock that runs on over phases, so that
     the age of an estimate from an earlier phase is right. A call that raises has changed nothing.
+
+    A problem takes some 90 bytes with the estimator beta, its id of 36 included (benchmarks/difficulty_table.py), and
+    no call but `start_phase`, `measure_first`, `snapshot` and `restore` takes longer in a larger table: the others
+    look at their own problems and at no more than `difficulty.considered` of the pool.
     """
 
     def __init__(self, settings: DifficultySettings) -> None:
@@ -47,9 +52,10 @@ class DifficultyTable:
         self._estimator = self._estimators[settings.estimator]
         self._selector = SELECTORS[settings.selection](settings)
         self._index = IdIndex()
-        self._visits = np.zeros(0, np.int32)
-        self._static = np.zeros(0, np.float32)
-        self._pool = np.zeros(0, np.int64)  # rows of the phase's pool
+        self._visits = Column(np.int32)
+        self._static = Column(np.float32)
+        self._pool = np.zeros(0, np.int64)  # rows of the phase's pool, each once
+        self._in_pool = np.zeros(0, np.bool_)  # [row], as `_pool` says
         self._start = 0  # clock at the phase's step 0
         self._next = 0  # clock of the first step not yet seen
 
@@ -57,39 +63,34 @@ class DifficultyTable:
         self, ids: Sequence[str], static: Sequence[float] | None = None, watched: Sequence[str] = ()
     ) -> None:
         """See `ports.DifficultyService.start_phase`."""
-        ids, before = list(dict.fromkeys(ids)), len(self._index)
-        if static is not None and len(static) != len(ids):
-            raise ValueError(f"{len(static)} static scores for {len(ids)} problems")
-        self._start = self._next
-        self._pool, _ = self._index.add(ids)
-        self._index.add(watched)
-        new = len(self._index) - before
-        for estimator in self._estimators.values():
-            estimator.grow(new, self._start)
-        self._selector.grow(new)
-        self._selector.start_phase()
-        self._visits = np.concatenate([self._visits, np.zeros(new, np.int32)])
-        self._static = np.concatenate([self._static, np.full(new, np.nan, np.float32)])
         if static is not None:
-            self._static[self._pool] = static
+            self._check_static(ids, static)
+        rows = self._enter([*ids, *watched], self._next)
+        asked = rows[: len(ids)]
+        self._start, self._pool = self._next, _distinct(asked, len(self._index))
+        self._in_pool = self._membership()
+        self._selector.start_phase()
+        if static is not None:
+            self._static.values[asked] = static
 
     def select(
         self, count: int, step: int, seed: int, without: Collection[str] = (), progress: float = 0.0
     ) -> list[str]:
         """See `ports.DifficultyService.select`."""
         now, rng = self._start + step, Generator(Philox(SeedSequence([seed, self._start + step])))
-        pool = self._allowed(without)
-        if not len(pool):
-            raise ValueError("the pool is empty: start_phase was given no problems")
-        whole, rest = divmod(count, len(pool))
-        chosen = [rng.permutation(pool) for _ in range(whole)]
+        barred = self._barred(without)
+        allowed = len(self._pool) - len(barred)
+        if not allowed:
+            raise ValueError("the pool is empty: start_phase was given no problems, or all of them may not be selected")
+        whole, rest = divmod(count, allowed)
+        chosen = [rng.permutation(self._pool_without(barred)) for _ in range(whole)]
         if rest:
-            rows = self._considered(pool, rest, rng)
+            rows = self._considered(rest, barred, rng)
             candidates = Candidates(
                 rows=rows,
                 estimates=self._estimator.predict(rows, now),
-                static=self._static[rows].astype(np.float64),
-                visits=self._visits[rows].astype(np.int64),
+                static=self._static.values[rows].astype(np.float64),
+                visits=self._visits.values[rows].astype(np.int64),
                 progress=progress,
             )
             chosen.append(rows[self._selector.select(candidates, rest, rng)])
@@ -128,17 +129,25 @@ class DifficultyTable:
             self._take(visits, self._start + step)
 
     def measure_first(self, outcomes: Outcomes) -> None:
-        """See `ports.DifficultyService.measure_first`."""
-        visits = self._visits_of(outcomes)
+        """See `ports.DifficultyService.measure_first`. Problems of later phases enter the table here."""
+        ids, successes, counts = _judged(outcomes)
+        visits = Visits(self._enter(ids, self._next), successes, counts)
         for estimator in self._estimators.values():
             estimator.measure_first(visits, self._start)
 
     def refresh(self, gathered: Gathered, step: int) -> dict[str, float]:
         """See `ports.DifficultyService.refresh`."""
-        width = 0 if gathered.features is None else gathered.features.shape[1]
+        features = np.zeros((0, 0), np.float32) if gathered.features is None else gathered.features
+        if len(features) != len(gathered.feature_ids):
+            raise ValueError(f"{len(features)} hidden states of {len(gathered.feature_ids)} problems")
+        if not len(gathered.ratio_ids) == len(gathered.log_ratios) == len(gathered.rewards):
+            raise ValueError(
+                f"{len(gathered.log_ratios)} log-ratios and {len(gathered.rewards)} rewards "
+                f"of {len(gathered.ratio_ids)} completions"
+            )
         evidence = Evidence(
             feature_rows=self._index.rows(gathered.feature_ids),
-            features=np.zeros((0, width), np.float32) if gathered.features is None else gathered.features,
+            features=features,
             ratio_rows=self._index.rows(gathered.ratio_ids),
             log_ratios=np.asarray(gathered.log_ratios, np.float64),
             rewards=np.asarray(gathered.rewards, np.float64),
@@ -155,7 +164,7 @@ class DifficultyTable:
         """See `ports.DifficultyService.worth_estimating`."""
         now = self._start + step
         rng = Generator(Philox(SeedSequence([seed, now, 1])))
-        rows = self._considered(self._allowed(without), count, rng)
+        rows = self._considered(count, self._barred(without), rng)
         estimates = self._estimator.predict(rows, now)
         chosen = uncertain_or_old(estimates, rng.permutation(len(rows)), min(count, len(rows)), rng)
         return self._index.ids(rows[chosen])
@@ -166,20 +175,29 @@ class DifficultyTable:
         return {name: each.predict(rows, self._start + step) for name, each in self._estimators.items()}
 
     def estimates(self) -> list[dict[str, Any]]:
-        """What is believed of each problem of the phase's pool now: id, mean, uncertainty, age in steps, visits."""
-        pool = self._estimator.predict(self._pool, self._next)
-        columns = (pool.mean.tolist(), pool.uncertainty.tolist(), pool.age.tolist(), self._visits[self._pool].tolist())
+        """What is believed of the problems of the phase's pool now: id, mean, uncertainty, age in steps, visits.
+
+        Of a pool larger than `difficulty.considered` it is a random part of that size, in the pool's order and the
+        same until the next step: a list of a row for each of ten million problems serves nobody. `predict` tells the
+        estimate of any problem.
+        """
+        rows = self._sample(self._next)
+        seen = self._estimator.predict(rows, self._next)
+        columns = (seen.mean.tolist(), seen.uncertainty.tolist(), seen.age.tolist(), self._visits.values[rows].tolist())
         names = ("id", "mean", "uncertainty", "age", "visits")
-        ids = self._index.ids(self._pool)
+        ids = self._index.ids(rows)
         return [dict(zip(names, row, strict=True)) for row in zip(ids, *columns, strict=True)]
 
     def snapshot(self) -> Arrays:
-        """Everything, as arrays; `restore` on a table of the same settings goes on exactly from here."""
+        """Everything, as arrays; `restore` on a table of the same settings goes on exactly from here.
+
+        The arrays stay as they are whatever the table does next.
+        """
         parts: dict[str, Arrays] = {"index/": self._index.snapshot(), "selection/": self._selector.snapshot()}
         parts |= {f"estimator/{name}/": estimator.snapshot() for name, estimator in self._estimators.items()}
         parts[""] = {
-            "visits": self._visits,
-            "static": self._static,
+            "visits": self._visits.values.copy(),
+            "static": self._static.values.copy(),
             "pool": self._pool,
             "clock": np.array([self._start, self._next], np.int64),
         }
@@ -193,46 +211,91 @@ class DifficultyTable:
                 f"the snapshot holds estimates by {sorted(written)}, "
                 f"difficulty.estimator and difficulty.shadows are {sorted(self._estimators)}"
             )
-        self._visits, self._static = snapshot["visits"].copy(), snapshot["static"].copy()
+        self._visits.become(snapshot["visits"])
+        self._static.become(snapshot["static"])
         self._pool = snapshot["pool"].copy()
         self._start, self._next = (int(value) for value in snapshot["clock"])
         self._index.restore(_part(snapshot, "index/"))
+        self._in_pool = self._membership()
         self._selector.restore(_part(snapshot, "selection/"))
         for name, estimator in self._estimators.items():
             estimator.restore(_part(snapshot, f"estimator/{name}/"))
 
+    def _enter(self, ids: Sequence[str], step: int) -> Rows:
+        """The row of each of the ids; those that are new enter every part of the table at `step` of its clock."""
+        rows, new = self._index.add(ids)
+        for estimator in self._estimators.values():
+            estimator.grow(new, step)
+        self._selector.grow(new)
+        self._visits.grow(new, 0)
+        self._static.grow(new, np.nan)
+        self._in_pool = np.concatenate([self._in_pool, np.zeros(new, np.bool_)])
+        return rows
+
     def _take(self, visits: Visits, now: int) -> None:
         for estimator in self._estimators.values():
             estimator.observe(visits, now)
-        self._visits[visits.rows] += 1
+        self._visits.values[visits.rows] += 1
 
     def _visits_of(self, outcomes: Outcomes) -> Visits:
         """The judged ones as arrays; raises `KeyError` or `ValueError` for what cannot be an outcome."""
-        judged = {id: outcome for id, outcome in outcomes.items() if outcome[1] != 0}
-        rows = self._index.rows(list(judged))
-        wins, counts = np.array(list(judged.values()), np.float64).reshape(-1, 2).T
-        wrong = ~(np.isfinite(wins) & np.isfinite(counts) & (wins >= 0) & (counts > 0) & (wins <= counts))
+        ids, successes, counts = _judged(outcomes)
+        return Visits(self._index.rows(ids), successes, counts)
+
+    def _check_static(self, ids: Sequence[str], static: Sequence[float]) -> None:
+        """Raises `ValueError` for what cannot be static scores of the ids."""
+        if len(static) != len(ids):
+            raise ValueError(f"{len(static)} static scores for {len(ids)} problems")
+        scores = np.asarray(static, np.float64)
+        wrong = (scores < 0) | (scores > 1)  # NaN, a score that is not known, is neither
         if wrong.any():
-            id = list(judged)[int(np.argmax(wrong))]
-            raise ValueError(f"{id}: {judged[id][0]} successes of {judged[id][1]} judged completions")
-        return Visits(rows, wins.copy(), counts.copy())
+            position = int(np.argmax(wrong))
+            raise ValueError(
+                f"{ids[position]}: static score {scores[position]}; allowed: 0 to 1, 1 the hardest, or NaN"
+            )
 
-    def _allowed(self, without: Collection[str]) -> Rows:
-        if not without:
-            return self._pool
-        return self._pool[~np.isin(self._pool, self._index.rows(list(without)))]
+    def _membership(self) -> NDArray[np.bool_]:
+        """[row] bool, whether each is in the pool."""
+        members = np.zeros(len(self._index), np.bool_)
+        members[self._pool] = True
+        return members
 
-    def _considered(self, pool: Rows, count: int, rng: Generator) -> Rows:
-        """The pool, or a random part of one that is larger than `difficulty.considered`; its order is the pool's."""
+    def _barred(self, without: Collection[str]) -> Rows:
+        """Rows of the pool that may not be selected, each once."""
+        rows = np.unique(self._index.rows(list(without)))
+        return rows[self._in_pool[rows]]
+
+    def _pool_without(self, barred: Rows) -> Rows:
+        """The pool but for these rows, in its order."""
+        return self._pool if not len(barred) else self._pool[self._are_not(barred, self._pool)]
+
+    def _considered(self, count: int, barred: Rows, rng: Generator) -> Rows:
+        """The pool without these rows, or a random part of one that is larger than `difficulty.considered`.
+
+        Its order is the pool's. From a large pool as many more are drawn as may not be selected, and these are then
+        left out: no step looks at the whole of it.
+        """
         most = max(self._settings.considered, count)
-        if len(pool) <= most:
-            return pool
-        return pool[np.sort(rng.choice(len(pool), most, replace=False, shuffle=False))]
+        if len(self._pool) - len(barred) <= most:
+            return self._pool_without(barred)
+        drawn = rng.choice(len(self._pool), most + len(barred), replace=False)
+        kept = drawn[self._are_not(barred, self._pool[drawn])] if len(barred) else drawn
+        return self._pool[np.sort(kept[:most])]
+
+    def _sample(self, now: int) -> Rows:
+        """The part of the pool that is told of at this step of the clock."""
+        return self._considered(1, np.zeros(0, np.int64), Generator(Philox(SeedSequence([now, 2]))))
+
+    def _are_not(self, barred: Rows, rows: Rows) -> NDArray[np.bool_]:
+        """[problem] bool, whether each of the rows is none of `barred`."""
+        among = np.zeros(len(self._index), np.bool_)  # comes zeroed from the system: what is not touched costs nothing
+        among[barred] = True
+        return ~among[rows]
 
     def _describe(self, now: int) -> dict[str, float]:
         if not len(self._pool):
             return {}
-        rows = self._considered(self._pool, 1, Generator(Philox(SeedSequence([now, 2]))))
+        rows = self._sample(now)
         seen = self._estimator.predict(rows, now)
         low, high = self._settings.band
         return {
@@ -241,13 +304,34 @@ class DifficultyTable:
             "difficulty/age_mean": float(seen.age.mean()),
             "difficulty/age_max": float(seen.age.max()),
             "difficulty/in_band_share": float(((seen.mean >= low) & (seen.mean <= high)).mean()),
-            "difficulty/visited_share": float((self._visits[rows] > 0).mean()),
+            "difficulty/visited_share": float((self._visits.values[rows] > 0).mean()),
         }
 
 
 def brier(estimated: Floats, observed: Floats) -> float:
     """Mean squared difference of estimated and observed pass rates, both [problem] float64 in [0, 1]."""
     return float(((estimated - observed) ** 2).mean())
+
+
+def _judged(outcomes: Outcomes) -> tuple[list[str], Floats, Floats]:
+    """Ids, successes and counts of the problems of which some completion was judged; raises `ValueError`."""
+    ids = list(outcomes)
+    wins, counts = np.array(list(outcomes.values()), np.float64).reshape(-1, 2).T
+    wrong = ~(np.isfinite(wins) & np.isfinite(counts) & (wins >= 0) & (wins <= counts))
+    if wrong.any():
+        id = ids[int(np.argmax(wrong))]
+        raise ValueError(f"{id}: {outcomes[id][0]} successes of {outcomes[id][1]} judged completions")
+    judged = counts > 0
+    return [id for id, keep in zip(ids, judged.tolist(), strict=True) if keep], wins[judged], counts[judged]
+
+
+def _distinct(rows: Rows, total: int) -> Rows:
+    """The rows without repeats, each where it first stands; all are below `total`."""
+    among = np.zeros(total, np.bool_)
+    among[rows] = True
+    if np.count_nonzero(among) == len(rows):
+        return rows
+    return rows[np.sort(np.unique(rows, return_index=True)[1])]
 
 
 def _part(snapshot: Arrays, prefix: str) -> Arrays:
