@@ -85,7 +85,17 @@ class Measure:
             with same_randomness():
                 seen = reestimation.audit(policy, phase, state.step, unseen=False)
                 unseen = reestimation.audit(policy, phase, state.step, unseen=True) if audit.unseen else None
-            row = audit_row(state.phase, phase, state.step, state.total, seen, unseen, self.settings.difficulty)
+            row = audit_row(
+                phase=state.phase,
+                name=phase.name,
+                step=state.step,
+                total_step=state.total,
+                version=policy.version,
+                pool=seen,
+                unseen=unseen,
+                band=self.settings.difficulty.band,
+                bins=audit.bins,
+            )
             state.audits.append(row)
             metrics |= audit_metrics(row)
             tracker.artifact("audits.json", json.dumps(state.audits))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ductile.audit import Asked
 from ductile.config import RunSettings
 from ductile.course.outcomes import successes
 from ductile.difficulty import needs
@@ -32,15 +33,6 @@ from ductile.scores.file import ScoreFile
 
 Spent = dict[str, int]
 """`budget/...` without the prefix -> what was spent."""
-
-
-@dataclass(frozen=True)
-class Audited:
-    """What an audit saw. ids and (successes, judged completions) of each; estimates by estimator, in the ids' order."""
-
-    ids: tuple[str, ...]
-    outcomes: tuple[tuple[int, int], ...]
-    estimates: Mapping[str, Estimates]
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ class Reestimation:
             policy,
             self._needs,
             self._rollouts.bare().asked(problems, stream),
-            self._buffer.groups(problem.id for problem in problems) if RATIOS in self._needs else [],
+            self._buffer,
             self._settings.rollout.temperature,
             reference,
         )
@@ -158,19 +150,20 @@ class Reestimation:
     def observe(self, judged: Sequence[JudgedGroup]) -> None:
         """Keep the phase's own completions, for estimators that ask how likely they have become."""
         if RATIOS in self._needs:
-            self._buffer.observe(judged)
+            self._buffer.add(judged)
 
-    def audit(self, policy: PolicyRef, phase: Phase, step: int, unseen: bool) -> Audited:
+    def audit(self, policy: PolicyRef, phase: Phase, step: int, unseen: bool) -> Asked:
         """Many completions of the audited problems, and what every estimator says of them. Nothing learns from it.
 
         unseen: those beside the pool. Both are the same problems at every audit of a phase.
         """
         audit, seed = self._settings.difficulty.audit, self._settings.seed
         problems = self._unseen(phase) if unseen else phase.some(audit.problems, seed, f"audit/{phase.name}")
-        ids = tuple(problem.id for problem in problems)
+        ids = [problem.id for problem in problems]
         judged = self._rollouts.roll_out(policy, problems, f"audit/{phase.name}/{step}", audit.samples)
         outcomes = successes(judged)
-        return Audited(ids, tuple(outcomes[id] for id in ids), self._difficulty.predict(ids, step))
+        wins, counts = zip(*(outcomes[id] for id in ids), strict=True)
+        return Asked(ids, wins, counts, self._difficulty.predict(ids, step), len(ids) if unseen else len(phase.pool))
 
     def snapshot(self) -> Arrays:
         """Everything but the difficulty table, as arrays that `restore` takes."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.ductile.probes.fakes import COMPOSITION, POLICY, FakeJudge, FakePool
 
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
@@ -24,6 +23,7 @@ from ductile.problem import Group, JudgedGroup, Problem
 from ductile.reestimation import Reestimation
 from ductile.rollouts import Rollouts
 from ductile.settings import build
+from tests.ductile.probes.fakes import COMPOSITION, POLICY, FakeJudge, FakePool
 
 BASE = PolicyRef(COMPOSITION, None, 0)
 GROUP = 4
@@ -181,7 +181,8 @@ def test_audit_asks_the_same_problems_and_teaches_nobody(bench: Callable[..., Be
     unseen = made.reestimation.audit(POLICY, made.phase, 2, unseen=True)
     assert seen[0].ids == seen[1].ids and len(set(seen[0].ids)) == 5 and set(seen[0].ids) <= set(made.phase.pool)
     assert len(unseen.ids) == 3 and not set(unseen.ids) & set(made.phase.pool)
-    assert seen[0].outcomes == ((4, 8),) * 5
+    assert seen[0].successes == (4,) * 5 and seen[0].counts == (8,) * 5
+    assert (seen[0].size, unseen.size) == (12, 3) and {"beta", "frozen", "importance"} <= seen[0].predicted.keys()
     assert made.table.select(12, 0, 1) and not set(made.table.select(12, 0, 1)) & set(unseen.ids)
     after = made.table.snapshot()
     assert before.keys() == after.keys()

@@ -42,10 +42,15 @@ def static_mistakes(settings: RunSettings) -> Iterator[str]:
 
 
 def allocation_mistakes(settings: RunSettings) -> Iterator[str]:
-    """Limits on a group's completions that the mean group does not lie between."""
+    """Limits on a group's completions that the mean group does not lie between, and contexts that share them."""
     limits, size = settings.difficulty.knapsack, settings.rollout.group_size
     if settings.difficulty.allocation != "knapsack":
         return
+    if settings.variant.contexts:
+        yield (
+            f"difficulty.allocation: knapsack gives a problem any number of completions, which variant.contexts "
+            f"({settings.variant.contexts}) could not share alike; allowed: uniform"
+        )
     if limits.low > size:
         yield (
             f"difficulty.knapsack.low: {limits.low}: a step has rollout.group_size ({size}) completions a problem to "

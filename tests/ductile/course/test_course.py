@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -32,10 +32,22 @@ EARLIER = phase(numbered("old", 30))
 PHASE = Phase("p", SUMS, (6,), 10, sums(6, 12), (sums(2, 12), sums(3, 12)))
 
 
+class CourseAndTable(Course):
+    """A course whose phases begin in its table too, as the run's loop has it."""
+
+    def __init__(self, settings: RunSettings, table: DifficultyTable) -> None:
+        super().__init__(settings, table, make_domain)
+        self.table = table
+
+    def start_phase(self, phase: Phase, earlier: Sequence[Phase]) -> None:
+        self.table.start_phase([id for pool in (phase.pool, *phase.rungs) for id in pool])
+        super().start_phase(phase, earlier)
+
+
 def course(groups: int = 8, **data: Any) -> tuple[Course, DifficultyTable]:
     settings = RunSettings(data=DataSettings(**data), rollout=RolloutSettings(groups=groups))
     table = DifficultyTable(SELECTION)
-    return Course(settings, table, make_domain), table
+    return CourseAndTable(settings, table), table
 
 
 def answered(problem: Problem, step: int) -> JudgedGroup:
@@ -184,7 +196,7 @@ def test_more_problems_of_a_step_are_others_that_may_be_asked() -> None:
 def test_rule_is_told_how_much_of_the_phase_is_over() -> None:
     settings = RunSettings(difficulty=DifficultySettings(selection="variance"), rollout=RolloutSettings(groups=4))
     own, table = phase(sums(6, 12), steps=8), DifficultyTable(settings.difficulty)
-    made = Course(settings, table, make_domain)
+    made = CourseAndTable(settings, table)
     made.start_phase(own, [])
     kappas = [metrics["difficulty/variance/kappa"] for _, metrics in steps(made, 0, 8, own)]
     assert kappas == pytest.approx([0.3 + 0.5 * step / 8 for step in range(8)])
