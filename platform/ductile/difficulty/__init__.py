@@ -6,11 +6,21 @@ from collections.abc import Callable
 from functools import partial
 
 from ductile.config import DifficultySettings
+from ductile.difficulty.attention import AttentionEstimator
 from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
+from ductile.difficulty.features import FeaturesEstimator
+from ductile.difficulty.importance import ImportanceEstimator
 from ductile.difficulty.rules import Stateless, band, uniform
+from ductile.difficulty.value import ValueEstimator
 
-ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {"beta": BetaEstimator.make}
+ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {
+    "beta": BetaEstimator.make,
+    "importance": ImportanceEstimator.make,
+    "attention": AttentionEstimator.make,
+    "value": ValueEstimator.make,
+    "features": FeaturesEstimator.make,
+}
 
 SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {
     "uniform": partial(Stateless, uniform),
