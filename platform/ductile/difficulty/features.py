@@ -1,7 +1,8 @@
 """Pass rate from a problem's hidden state without any rollout of it: logistic regression, refitted at each refresh.
 
-The newest `hidden.window` visits are binomial observations s of n at the states f of their problems, as those are under
-the policy of the moment, on a scale where a state's squared norm is 1 on average (`hidden.Scale`):
+The newest `hidden.window` visits, those of one problem together, are binomial observations s of n at the states f of
+their problems, as those are under the policy of the moment, on a scale where a state's squared norm is 1 on average
+(`hidden.Scale`):
 
     sum_i [n_i log(1 + exp(w f_i + b)) - s_i (w f_i + b)] + ridge / 2 |w|^2      is minimised over w and b.
 
@@ -9,9 +10,14 @@ So before any visit the logit of a problem's pass rate has the standard deviatio
 width is. The prior Beta(a, b) is one more observation, a successes and b failures of a problem with the average state.
 
 Laplace's approximation: around the minimum the weights are normal with the inverse of the Hessian as covariance, hence
-a problem's logit too; mean and standard deviation of its pass rate are those of the sigmoid of that normal variable, by
-Gauss-Hermite quadrature. This is how little the fit knows of its weights; how far pass rates are from any linear
-function of the states it does not know.
+a problem's logit too; m and sd of its pass rate are those of the sigmoid of that normal variable, by Gauss-Hermite
+quadrature. That is how little is known of the weights. How far pass rates are from any linear function of the states is
+the dispersion rho of a Beta around it (`population.dispersion`). It goes into both:
+- completions of one problem then tell less of the weights, n of them as much as n / (1 + (n - 1) rho) (Williams, 1982,
+  extra-binomial variation): the fit is to successes and counts that are smaller by this, with rho around a first fit;
+- the uncertainty is the square root of sd^2 + rho m (1 - m), with rho around fits that a fifth of the problems was left
+  out of. These are missed by the error of the weights too, which so counts twice: rather too much than too little.
+States that carry nothing have rho large, so the fit stays near the mean and says that it knows little.
 
 There are more weights than visits. w lies in the span of the f_i, so it is found there (thin singular value
 decomposition, at most `window` numbers), and outside of that span every direction has its prior variance 1 / ridge.
@@ -29,10 +35,13 @@ from scipy.special import expit
 
 from ductile.config import DifficultySettings, HiddenStateSettings
 from ductile.difficulty.base import FEATURES, Arrays, Estimates, Evidence, Floats, Rows, Visits
-from ductile.difficulty.hidden import CHUNK, HiddenStateTable, Scale
+from ductile.difficulty.hidden import HiddenStateTable, Scale
 from ductile.difficulty.logistic import fit_logistic
-from ductile.difficulty.newest import NewestVisits, chosen
-from ductile.difficulty.population import population
+from ductile.difficulty.newest import NewestVisits, chosen, pooled
+from ductile.difficulty.population import dispersion, population
+
+FOLDS = 5
+"""Parts of the visited problems, each of which is left out of a fit."""
 
 NODES = 32
 """Points of the quadrature: to 1e-4 up to a standard deviation of 3 of the logit."""
@@ -84,19 +93,25 @@ class FeaturesEstimator:
         if not len(evidence.feature_rows):
             return
         self._states.put(evidence.feature_rows, evidence.features)
-        visits = chosen(self._newest.visits, self._states.known(self._newest.visits.rows))
-        self._diagnostics = {"visits": float(len(visits.rows))}
+        visits = pooled(chosen(self._newest.visits, self._states.known(self._newest.visits.rows)))
+        self._diagnostics = {"problems": float(len(visits.rows))}
         if not len(visits.rows):
             return
-        scale = Scale.of(evidence.features)
-        fit = LaplaceFit(scale(self._states.of(visits.rows)), visits.successes, visits.counts, self._prior, self._ridge)
-        rows = evidence.feature_rows
-        logits = self._states.compute(rows, lambda states: np.stack(fit.logits(scale(states)), axis=1))
-        self._fitted[rows] = np.concatenate(
-            [np.stack(sigmoid_moments(*logits[i : i + CHUNK].T), axis=1) for i in range(0, len(rows), CHUNK)]
-        )
+        scale, rows = Scale.of(evidence.features), evidence.feature_rows
+        span = Span(scale(self._states.of(visits.rows)))
+        first = LaplaceFit(span.inside, visits, self._prior, self._ridge)
+        thin = thinned(visits, dispersion(visits, first.rates(span.inside), self._prior))
+        fit = LaplaceFit(span.inside, thin, self._prior, self._ridge)
+        rho = dispersion(visits, left_out(span.inside, thin, self._prior, self._ridge), self._prior)
+
+        def estimates(shown: Floats) -> Floats:
+            mean, deviation = sigmoid_moments(*fit.logits(*span.split(scale(shown))))
+            most = mean * (1 - mean)
+            return np.stack([mean, np.sqrt(np.minimum(deviation**2 + rho * most, most))], axis=1)
+
+        self._fitted[rows] = self._states.compute(rows, estimates)
         self._diagnostics |= {
-            "log_loss": fit.log_loss,
+            "dispersion": rho,
             "estimate_sd": float(self._fitted[rows, 0].std()),
             "uncertainty_mean": float(self._fitted[rows, 1].mean()),
         }
@@ -121,36 +136,64 @@ class FeaturesEstimator:
         self._fitted, self._seen = snapshot["fitted"].copy(), snapshot["seen"].copy()
 
 
-class LaplaceFit:
-    """The regression, and the normal distribution of any problem's logit.
+class Span:
+    """The directions in which some states differ from 0: [state, width], on the scale.
 
-    log_loss: mean negative log-likelihood of a completion of the visits that it was fitted to, nats.
+    inside: [state, direction], the states themselves in these directions.
     """
 
-    def __init__(
-        self, states: Floats, successes: Floats, counts: Floats, prior: tuple[float, float], ridge: float
-    ) -> None:
-        """states: [visit, width] on the scale; successes, counts: [visit]."""
-        left, lengths, span = np.linalg.svd(states, full_matrices=False)
-        inside = lengths > 1e-10 * max(lengths[0], 1.0)
-        self._span, self._ridge = span[inside].T, ridge  # [width, direction]
-        inputs = np.ones((len(states) + 1, int(inside.sum()) + 1))  # in the span, and 1 for the bias
-        inputs[:-1, :-1], inputs[-1, :-1] = left[:, inside] * lengths[inside], 0.0
-        penalty = np.full(inputs.shape[1], ridge)
-        penalty[-1] = 0.0
-        wins, totals = np.append(successes, prior[0]), np.append(counts, sum(prior))
-        self._weights, hessian = fit_logistic(inputs, wins, totals, penalty, np.zeros(inputs.shape[1]))
-        self._covariance = np.linalg.inv(hessian)
-        scores = inputs[:-1] @ self._weights
-        self.log_loss = float((counts * np.logaddexp(0, scores) - successes * scores).sum() / counts.sum())
+    def __init__(self, states: Floats) -> None:
+        left, lengths, directions = np.linalg.svd(states, full_matrices=False)
+        some = lengths > 1e-10 * max(lengths[0], 1.0)
+        self._directions = directions[some].T
+        self.inside = left[:, some] * lengths[some]
 
-    def logits(self, states: Floats) -> tuple[Floats, Floats]:
-        """Mean and variance of the logit, [problem] each. states: [problem, width] on the scale."""
-        inside = states @ self._span
-        inputs = np.concatenate([inside, np.ones((len(states), 1))], axis=1)
+    def split(self, states: Floats) -> tuple[Floats, Floats]:
+        """Of any states: [state, direction] inside, and [state] the squared norm of what is outside."""
+        inside = states @ self._directions
+        return inside, np.maximum((states**2).sum(axis=1) - (inside**2).sum(axis=1), 0.0)
+
+
+class LaplaceFit:
+    """The regression, and the normal distribution of any problem's logit."""
+
+    def __init__(self, states: Floats, visits: Visits, prior: tuple[float, float], ridge: float) -> None:
+        """states: [visit, direction]."""
+        count, width = states.shape
+        inputs = np.zeros((count + 1, width + 1))
+        inputs[:-1, :-1], inputs[:, -1] = states, 1.0  # the bias
+        wins, counts = np.append(visits.successes, prior[0]), np.append(visits.counts, sum(prior))
+        penalty = np.append(np.full(width, ridge), 0.0)
+        self._weights, hessian = fit_logistic(inputs, wins, counts, penalty, np.zeros(width + 1))
+        self._covariance = np.linalg.inv(hessian)
+        self._ridge = ridge
+
+    def rates(self, inside: Floats) -> Floats:
+        """Pass rate at the likeliest weights, [problem]. inside: [problem, direction]."""
+        return expit(inside @ self._weights[:-1] + self._weights[-1])
+
+    def logits(self, inside: Floats, outside: Floats) -> tuple[Floats, Floats]:
+        """Mean and variance of the logit, [problem] each.
+
+        inside: [problem, direction]; outside: [problem], squared norm of the state in all other directions.
+        """
+        inputs = np.concatenate([inside, np.ones((len(inside), 1))], axis=1)
         variance = ((inputs @ self._covariance) * inputs).sum(axis=1)
-        outside = (states**2).sum(axis=1) - (inside**2).sum(axis=1)
-        return inputs @ self._weights, variance + np.maximum(outside, 0.0) / self._ridge
+        return inputs @ self._weights, variance + outside / self._ridge
+
+
+def left_out(states: Floats, visits: Visits, prior: tuple[float, float], ridge: float) -> Floats:
+    """[visit], the pass rate of each visited problem by a fit to others. states: [visit, direction]."""
+    fold, rates = np.arange(len(states)) % FOLDS, np.zeros(len(states))
+    for out in (fold == number for number in range(min(FOLDS, len(states)))):
+        rates[out] = LaplaceFit(states[~out], chosen(visits, ~out), prior, ridge).rates(states[out])
+    return rates
+
+
+def thinned(visits: Visits, rho: float) -> Visits:
+    """As many independent completions as the visits' dependent ones are worth."""
+    share = 1 / (1 + np.maximum(visits.counts - 1, 0) * rho)
+    return Visits(visits.rows, visits.successes * share, visits.counts * share)
 
 
 def sigmoid_moments(mean: Floats, variance: Floats) -> tuple[Floats, Floats]:

@@ -38,6 +38,13 @@ def last_of_each_row(visits: Visits) -> Visits:
     return chosen(visits, np.sort(len(visits.rows) - 1 - backwards))
 
 
+def pooled(visits: Visits) -> Visits:
+    """All visits of a row as one."""
+    rows, position = np.unique(visits.rows, return_inverse=True)
+    successes, counts = (np.bincount(position, each, len(rows)) for each in (visits.successes, visits.counts))
+    return Visits(rows, successes, counts)
+
+
 def chosen(visits: Visits, which: np.ndarray) -> Visits:  # type: ignore[type-arg]
     """Some of the visits: their positions, or a bool for each."""
     return Visits(visits.rows[which], visits.successes[which], visits.counts[which])

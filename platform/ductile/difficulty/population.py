@@ -1,4 +1,4 @@
-"""How pass rates are spread over problems, told from few completions of each."""
+"""How pass rates are spread over problems, or around what is predicted of them, told from few completions of each."""
 
 from __future__ import annotations
 
@@ -32,3 +32,25 @@ def population(visits: Visits, prior: tuple[float, float]) -> tuple[float, float
     square = (square + squares.sum()) / (1 + len(rates))
     floor = alpha * beta / (alpha + beta) ** 2 / (alpha + beta + 1) / (1 + len(rates))
     return float(mean), float(np.sqrt(np.clip(square - mean**2, min(floor, mean * (1 - mean)), mean * (1 - mean))))
+
+
+def excess(rates: Floats, counts: Floats, predicted: Floats) -> Floats:
+    """(p - predicted)^2 without bias, for the pass rate p of each visited problem: [visit] float64, also below 0.
+
+    That is (s/n - predicted)^2 - (s/n)(1 - s/n)/(n - 1): the second term is the noise of s/n. Counts are above 1.
+    """
+    return (rates - predicted) ** 2 - rates * (1 - rates) / (counts - 1)
+
+
+def dispersion(visits: Visits, predicted: Floats, prior: tuple[float, float]) -> float:
+    """rho in [0, 1] for which pass rates p around the predictions V have the variance rho V (1 - V), by moments.
+
+    The prior Beta(a, b), of rho = 1 / (a + b + 1), counts as one more visit. Visits of one completion tell nothing.
+    predicted: [visit] float64.
+    """
+    alpha, beta = prior
+    several = visits.counts > 1
+    value, counts = predicted[several], visits.counts[several]
+    found = excess(visits.successes[several] / counts, counts, value).sum()
+    most = alpha * beta / (alpha + beta) ** 2
+    return float(np.clip((most / (alpha + beta + 1) + max(found, 0.0)) / (most + (value * (1 - value)).sum()), 0, 1))

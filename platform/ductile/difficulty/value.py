@@ -32,6 +32,7 @@ from scipy.special import expit, logit
 from ductile.config import DifficultySettings
 from ductile.difficulty.base import FEATURES, Arrays, Estimates, Evidence, Rows, Visits
 from ductile.difficulty.hidden import HiddenStateTable, Scale
+from ductile.difficulty.population import excess
 
 KEPT = 0.99
 """Share of the residuals that each visit leaves: they are those of about the last hundred visits."""
@@ -83,8 +84,7 @@ class ValueEstimator:
         for state, has_state, wins, count in zip(states, known, visits.successes, visits.counts, strict=True):
             value = float(expit(state @ self._weights + self._bias))
             if has_state and count > 1:
-                noise = wins / count * (1 - wins / count) / (count - 1)
-                self._excess = KEPT * self._excess + (wins / count - value) ** 2 - noise
+                self._excess = KEPT * self._excess + float(excess(wins / count, count, value))
                 self._binary = KEPT * self._binary + value * (1 - value)
             gradient = wins - count * value
             self._weights = self._weights + self._rate * gradient * state
@@ -137,5 +137,5 @@ class ValueEstimator:
     @property
     def _dispersion(self) -> float:
         """rho."""
-        excess = self._prior_dispersion * self._prior_variance + max(self._excess, 0.0)
-        return min(excess / (self._prior_variance + self._binary), 1.0)
+        beyond = self._prior_dispersion * self._prior_variance + max(self._excess, 0.0)
+        return min(beyond / (self._prior_variance + self._binary), 1.0)
