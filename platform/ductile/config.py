@@ -393,7 +393,9 @@ class ImportanceSettings:
     """The estimator importance: self-normalised importance sampling over each problem's last completions (DARE)."""
 
     buffer: int = setting(16, "completions kept of each problem, the newest", low=1)
-    clip: float = setting(4.0, "log-ratios are cut to [-clip, clip] (C); the paper's 4, its code's 5", above=0)
+    clip: float = setting(
+        4.0, "log-ratios are cut to [-clip, clip] (C); the paper's 4, its code's 5", above=0, high=100
+    )
     min_ess: float = setting(2.0, "effective samples below which the plain mean of the rewards is taken", low=0)
 
 
@@ -404,6 +406,7 @@ class AttentionSettings:
     reference: int = setting(
         0, "problems that are rolled out anew as the reference at each refresh; 0: the step's own groups serve", low=0
     )
+    window: int = setting(256, "newest visits, of as many problems at most, that serve where reference is 0", low=2)
     temperature: float = setting(0.05, "softmax temperature of the cosine similarity", above=0)
 
 
@@ -412,7 +415,7 @@ class HiddenStateSettings:
     """The estimators value and features: a linear model on the prompt's last hidden state."""
 
     rate: float = setting(0.05, "value: step size of the online logistic regression", above=0)
-    ridge: float = setting(1.0, "features: strength of the ridge", above=0)
+    ridge: float = setting(1.0, "features: strength of the ridge, on states of squared norm 1 on average", above=0)
     window: int = setting(512, "features: newest visits that it is fitted to", low=8)
 
 

@@ -7,11 +7,14 @@ from functools import partial
 
 from ductile.config import DifficultySettings
 from ductile.difficulty.aimed import dots, easy, hard, peaked, target, thompson, uncertain
+from ductile.difficulty.attention import AttentionEstimator
 from ductile.difficulty.base import Allocation, Estimator, Selector
 from ductile.difficulty.beta import BetaEstimator
 from ductile.difficulty.cdas import Cdas
+from ductile.difficulty.features import FeaturesEstimator
 from ductile.difficulty.frozen import FrozenEstimator
 from ductile.difficulty.greso import Greso
+from ductile.difficulty.importance import ImportanceEstimator
 from ductile.difficulty.kalman import KalmanEstimator
 from ductile.difficulty.knapsack import knapsack
 from ductile.difficulty.last_visit import LastVisitEstimator
@@ -19,14 +22,19 @@ from ductile.difficulty.moving_target import MovingTarget
 from ductile.difficulty.ordered import falling, rising
 from ductile.difficulty.rules import Stateless, ability, band, uniform
 from ductile.difficulty.running_mean import running_mean
+from ductile.difficulty.value import ValueEstimator
 from ductile.difficulty.variance import Variance
 
 ESTIMATORS: dict[str, Callable[[DifficultySettings], Estimator]] = {
-    "beta": BetaEstimator.make,
     "frozen": FrozenEstimator.make,
     "last": LastVisitEstimator.make,
     "mean": running_mean,
+    "beta": BetaEstimator.make,
     "kalman": KalmanEstimator.make,
+    "importance": ImportanceEstimator.make,
+    "attention": AttentionEstimator.make,
+    "value": ValueEstimator.make,
+    "features": FeaturesEstimator.make,
 }
 
 SELECTORS: dict[str, Callable[[DifficultySettings], Selector]] = {

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ductile.models.compose import ComposedPolicy
-from ductile.ports import Composition, Member, PolicyRef
+from ductile.ports import Composition, Member, PolicyRef, Sampling
 from ductile.problem import Completion, Group, Problem
 from ductile.sampling import divergence as module
-from ductile.sampling.divergence import categorical_kl, divergence
+from ductile.sampling.divergence import categorical_kl, divergence, score
 from ductile.sampling.worker import LocalPool
 
 TEMPERATURE = 0.7
@@ -89,6 +89,39 @@ def test_divergence_of_a_pool_is_that_of_the_policies_it_loads(tiny_llama: Calla
 def test_divergence_of_no_completions_is_refused(tiny_folder: str) -> None:
     with pytest.raises(ValueError, match="no completions"):
         divergence(single(tiny_folder), single(tiny_folder), [group_of([5])], TEMPERATURE)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_score_is_the_log_probability_of_the_whole_completion(
+    tiny_folder: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS", rows)
+    policy = single(tiny_folder).double()
+    expected = []
+    for group in GROUPS:
+        expected.append([0.0] * len(group.completions))
+        for number, completion in enumerate(group.completions):
+            for position, token in enumerate(completion.tokens.tolist()):
+                ids = [*group.prompt_tokens.tolist(), *completion.tokens[:position].tolist()]
+                with torch.no_grad():
+                    logits = policy.trainable(input_ids=torch.tensor([ids])).logits[0, -1] / TEMPERATURE
+                expected[-1][number] += torch.softmax(logits, dim=-1)[token].log().item()
+    scored = score(policy, GROUPS, TEMPERATURE)
+    assert [each.dtype for each in scored] == [np.float64] * 3
+    for group, by_hand in zip(scored, expected, strict=True):
+        assert group == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_pool_scores_its_own_samples_as_it_sampled_them(tiny_folder: str) -> None:
+    pool, ref = LocalPool("float32"), PolicyRef(Composition((Member("policy", tiny_folder, 1.0),), "policy"), None, 0)
+    problems = [Problem(prompt, "none", 1, prompt, "") for prompt in ("s12>1:", "abc")]
+    sampling = Sampling(seed=0, stream="s", samples=4, max_tokens=8, temperature=TEMPERATURE, top_p=0.9)
+    groups = pool.generate(ref, problems, sampling)
+    sampled = [[completion.logps.astype(np.float64).sum() for completion in group.completions] for group in groups]
+    for scored, group in zip(pool.score(ref, groups, TEMPERATURE), sampled, strict=True):
+        assert scored == pytest.approx(group, abs=1e-5)
+    assert pool.score(ref, [group_of([5])], TEMPERATURE)[0].shape == (0,)
+    assert pool.score(ref, [], TEMPERATURE) == []
 
 
 def test_kl_of_a_half_and_a_quarter_by_hand() -> None:
