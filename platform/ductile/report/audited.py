@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ductile.audit import Row, entries, phase_drifts
-from ductile.report.canvas import COLOURS, LINES, MARKERS, Grid, mean_line, panels, short
+from ductile.report.canvas import COLOURS, LINES, MARKERS, Grid, mean_line, panels
 from ductile.report.difficulty import shown
 from ductile.report.records import RunRecord, Series
+from ductile.report.text import short
 
 Cell = tuple[str, str, list[RunRecord]]
 """Plan, variant, and their audited runs, by seed."""

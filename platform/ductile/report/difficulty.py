@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from ductile.audit import Entry, PhaseDrift, Row, entries, phase_drifts
 from ductile.report.records import RunRecord, of_cell
 from ductile.report.statistics import over_seeds
-from ductile.report.text import NOTHING, TextTable, change, interval
+from ductile.report.text import TextTable, interval, short
 
 WHEN = ("before", "at", "after", "end")
 """The audits around the beginning of a phase, see `audit.Entry`."""
@@ -50,27 +51,23 @@ def _calibration(plan: str, variant: str, runs: Sequence[RunRecord]) -> list[dic
     rows = []
     for position in range(max((len(each) for each in found.values()), default=0)):
         here = {seed: each[position] for seed, each in found.items() if len(each) > position}
-        before = [each[position - 1].name for each in found.values() if 0 < position < len(each)]
+        first = next(iter(here))
+        about = {
+            "plan": plan,
+            "variant": variant,
+            "index": position,
+            "phase": here[first].name,
+            "from": found[first][position - 1].name if position else None,
+        }
         for problems in ("pool", "unseen"):
-            for estimator in _estimators(here, problems):
-                for when in WHEN:
-                    audits = {seed: row for seed, entry in here.items() if (row := getattr(entry, when)) is not None}
-                    results = {seed: _results(row, problems, estimator) for seed, row in audits.items()}
-                    if any(results.values()):
-                        rows.append(
-                            {
-                                "plan": plan,
-                                "variant": variant,
-                                "index": position,
-                                "phase": next(iter(here.values())).name,
-                                "from": before[0] if before else None,
-                                "problems": problems,
-                                "estimator": estimator,
-                                "when": when,
-                                "step": next(iter(audits.values()))["total_step"],
-                                "measures": {name: over_seeds(_known(results, name)) for name in RESULTS},
-                            }
-                        )
+            for estimator, when in product(_estimators(here, problems), WHEN):
+                audits = {seed: row for seed, entry in here.items() if (row := getattr(entry, when)) is not None}
+                results = {seed: _results(row, problems, estimator) for seed, row in audits.items()}
+                if any(results.values()):
+                    step = next(iter(audits.values()))["total_step"]
+                    measures = {name: over_seeds(_known(results, name)) for name in RESULTS}
+                    asked = {"problems": problems, "estimator": estimator, "when": when, "step": step}
+                    rows.append({**about, **asked, "measures": measures})
     return rows
 
 
@@ -134,27 +131,31 @@ def _calibration_table(summary: Mapping[str, Any], problems: str, title: str) ->
     }
     rows = []
     for row in found:
-        names = shown(row["index"], phases[row["plan"], row["variant"]])
+        count = phases[row["plan"], row["variant"]]
+        names = shown(row["index"], count)
         if row["when"] in names:
             m = row["measures"]
-            switch = f"{row['from']} → {row['phase']}" if row["from"] is not None else row["phase"]
-            digits = {"brier": 3, "ece": 2, "ece_noise": 2, "spearman": 2, "coverage": 2, "bias": 2}
-            numbers = [interval(m[name], places) for name, places in digits.items()]
-            age = NOTHING if m["age"]["mean"] is None else f"{m['age']['mean']:.0f}"
-            rows.append((row["plan"], row["variant"], switch, row["estimator"], names[row["when"]], *numbers, age))
+            when = names[row["when"]] if count < 3 else f"{names[row['when']]} {short(row['phase'], 14)}"
+            rows.append(
+                (
+                    *(row["plan"], row["variant"], row["estimator"], when),
+                    *(interval(m["brier"], 3), interval(m["ece"]), _mean(m["ece_noise"], 2)),
+                    *(interval(m["spearman"]), interval(m["coverage"]), _mean(m["bias"], 2)),
+                )
+            )
     return TextTable(
         title,
         (
-            *("Plan", "Variant", "Switch", "Estimator", "When"),
-            *("Brier", "ECE", "of it\nnoise", "Spearman", "Coverage\n(0.90)", "Bias", "Age\nsteps"),
+            *("Plan", "Variant", "Estimator", "Audit"),
+            *("Brier", "ECE", "of it\nnoise", "Spearman", "Coverage\nof 0.90", "Bias"),
         ),
         tuple(rows),
         "Estimates against fresh completions that no estimator saw: in the last audit before a switch, the first of "
         "the new phase before any step, and the one after it. Before is of the old phase's problems, at and after are "
         "of the new one's. Brier: squared error to the true pass rate, the audit's noise taken out. Noise: the ECE of "
         "an estimate that is right. Coverage: of the belief's central 90% interval. The first estimator is the one "
-        "that selection reads. ±: half of the 95% t interval over seeds.",
-        labels=5,
+        "that selection reads. A plan of one phase: its first audit and its last.",
+        labels=4,
     )
 
 
@@ -165,11 +166,11 @@ def _drift_table(summary: Mapping[str, Any]) -> TextTable:
             row["variant"],
             row["phase"],
             _half_life_text(row),
-            NOTHING if row["skill"]["mean"] is None else f"{interval(row['skill'])} ({row['longest']})",
-            *(interval(row[name], 1) for name in ("entered", "left")),
-            _noise_text(row),
+            _pair(row, "entered", "left"),
+            f"{row['noise_entered']['mean'] + row['noise_left']['mean']:.1f}",
             interval(row["excess"], 1),
-            change(row["in_band_start"], row["in_band_end"]),
+            _pair(row, "rose_in", "rose_out"),
+            f"{_mean(row['in_band_start'], 2)} → {_mean(row['in_band_end'], 2)}",
         )
         for row in summary["difficulty"]["drift"]
         if row["entered"]["mean"] is not None
@@ -178,14 +179,14 @@ def _drift_table(summary: Mapping[str, Any]) -> TextTable:
         "How fast difficulty moves",
         (
             *("Plan", "Variant", "Phase"),
-            *("Half-life\nsteps", "Frozen skill\n(after steps)", "Entered\na step", "Left\na step"),
-            *("of it\nnoise", "Beyond\nnoise", "In band\nstart → end"),
+            *("Half-life\nsteps", "Entered / left\na step", "of it\nnoise", "Beyond\nnoise"),
+            *("Rose over edge\nlow / high", "In band\nstart → end"),
         ),
         rows,
         "Half-life: steps until an estimate that is frozen explains half of the differences between problems; in "
         "brackets how many runs have one, > those where it is longer than the phase. Entered, left: problems of the "
         "whole pool that enter or leave the band, from the audited ones; noise: both together where no rate moves. "
-        "Beyond noise is a lower bound.",
+        "Beyond noise is a lower bound. Rose: net flow a step over each edge of the band, upwards, free of noise.",
         labels=3,
     )
 
@@ -227,5 +228,10 @@ def _half_life_text(row: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _noise_text(row: Mapping[str, Any]) -> str:
-    return f"{row['noise_entered']['mean'] + row['noise_left']['mean']:.1f}"
+def _pair(row: Mapping[str, Any], first: str, second: str) -> str:
+    """`34.1 / 52.8`."""
+    return f"{_mean(row[first], 1)} / {_mean(row[second], 1)}"
+
+
+def _mean(measure: Mapping[str, Any], digits: int) -> str:
+    return interval({**measure, "high": None}, digits)
