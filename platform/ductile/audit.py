@@ -107,7 +107,7 @@ def audit_row(
     version: int,
     pool: Asked,
     unseen: Asked | None,
-    band: tuple[float, float],
+    band: Sequence[float],
     bins: int,
 ) -> dict[str, Any]:
     """One audit as plain JSON values.

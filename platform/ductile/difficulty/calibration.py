@@ -164,7 +164,7 @@ def calibration_error(binned: Bins) -> float:
 
 def noise_error(mean: Floats, counts: Floats, bins: int, seed: int = 0) -> float:
     """The mean ECE of these estimates over `DRAWS` audits of problems whose true rates they are."""
-    drawn = Generator(Philox(seed)).binomial(counts.astype(np.int64), mean, (DRAWS, len(mean)))
+    drawn = Generator(Philox(seed)).binomial(counts.astype(np.int64), np.clip(mean, 0, 1), (DRAWS, len(mean)))
     members = np.eye(bins)[_bin_of(mean, bins)]  # [problem, bin]
     return float(np.abs((drawn - counts * mean) @ members).sum(1).mean() / counts.sum())
 

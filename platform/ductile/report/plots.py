@@ -9,10 +9,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from ductile.report.audited import age_over_steps, band_shares, brier_over_steps, reliability
+from ductile.report.audited import age_over_steps, band_shares, brier_over_steps
 from ductile.report.canvas import STYLE, Grid
 from ductile.report.curves import branch_curves, continual, learning_curves
 from ductile.report.records import ReportContext, RunRecord, ordered
+from ductile.report.reliability import reliability
 from ductile.report.retained import drift_against_retention, format_shares, retention_map
 
 DPI = 150

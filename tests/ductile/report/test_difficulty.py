@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from ductile.report import write_report
-from ductile.report.audited import age_over_steps, band_shares, brier_over_steps, reliability
+from ductile.report.audited import age_over_steps, band_shares, brier_over_steps
 from ductile.report.canvas import Grid
 from ductile.report.difficulty import difficulty, difficulty_tables
 from ductile.report.records import ReportContext
+from ductile.report.reliability import reliability
 from ductile.report.summary import summarise
 from ductile.report.tables import print_tables
 
@@ -77,8 +78,8 @@ def test_drift_counts_what_entered_and_left_the_band(audited):
     noise = drift["noise_entered"]["mean"] + drift["noise_left"]["mean"]
     assert drift["excess"]["mean"] == pytest.approx(3 - noise)
     assert (drift["half_life"]["n"], drift["longer"], drift["no_spread"]) == (1, 0, 0)
-    # mean squared differences 1/16 and 3/64 after 5 steps, 13/64 after 10; variances 5/48 and 11/192 of the later rates;
-    # noise 1/96, 1/96 and 7/960 of the three audits
+    # mean squared differences 1/16 and 3/64 after 5 steps, 13/64 after 10; variances 5/48 and 11/192 of the later
+    # rates; noise 1/96, 1/96 and 7/960 of the three audits
     early = 1 - (1 / 16 + 3 / 64 - 3 / 96 - 7 / 960) / (5 / 48 + 11 / 192 - 1 / 96 - 7 / 960)
     late = 1 - (13 / 64 - 1 / 96 - 7 / 960) / (11 / 192 - 7 / 960)
     assert drift["half_life"]["mean"] == pytest.approx(5 + 5 * (early - 0.5) / (early - late))
@@ -202,3 +203,10 @@ def test_shares_by_difficulty_fill_the_panel(grid):
     assert (top[:, 0].min(), top[:, 0].max(), top[:, 1].max()) == (10, 20, 1)
     below = areas[0].get_paths()[0].vertices
     assert below[:, 1].max() == pytest.approx(0.25)  # one of four lies below 1/4 at first
+
+
+def test_what_the_reliability_figure_has_no_room_for_is_counted(audited):
+    variants = tuple(f"v{i}" for i in range(14))
+    figure = reliability(Grid(tuple(audited(variant) for variant in variants), ("switch",), variants))
+    assert len(figure.axes) == 12 * 2
+    assert figure.get_supxlabel() == "2 more are not drawn"
