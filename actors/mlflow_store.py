@@ -240,6 +240,7 @@ class MlflowStore:
             metrics=self._history(run),
             boundaries=tuple(json.loads(self.read_text(run_id, "boundaries.json") or "[]")),
             phases=phase_bands(json.loads(self.read_text(run_id, "plan.json") or "[]")),
+            audits=tuple(json.loads(self.read_text(run_id, "audits.json") or "[]")),
         )
 
     def _history(self, run: Run) -> dict[str, tuple[tuple[int, float], ...]]:

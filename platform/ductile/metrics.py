@@ -38,6 +38,8 @@ SECTIONS = {
     "fast": "Evolution: a round of the contexts' evolution. What it costs is also in `budget/*`.",
     "difficulty": "Difficulty: the table of per-problem estimates, over the phase's pool, after the step.",
     "reestimate": "Re-estimation: rollouts beside the update (`difficulty.reestimate`), in the steps that have any.",
+    "audit": "Audit: what the estimates said of problems, against many fresh completions of each under the policy of the moment "
+    "(`difficulty.audit`). No estimator sees these; their tokens are in no budget. Intervals are in the artifact `audits.json`.",
     "data": "Data: the remedies in what a step asks (`data.*`), those that are on. Replayed problems are no part of the phase: "
     "`rollout/*` (but for its tokens and times) and `difficulty/*` are without them.",
     "retention": "Retention probe: pass rates on evaluation problems, the same at every boundary. A mean over skills "
@@ -182,6 +184,28 @@ METRICS: tuple[Metric, ...] = (
     Metric("difficulty/features/dispersion", "share", "variance of pass rates around fits without the problem, as a share of its largest possible one"),
     Metric("difficulty/features/estimate_sd", "rate", "standard deviation over the refresh's problems of what it estimates"),
     Metric("difficulty/features/uncertainty_mean", "rate", "mean of its uncertainties over the refresh's problems"),
+
+    *(
+        metric
+        for prefix, what in (("audit", "audited problems of the phase's pool"), ("audit/unseen", "audited problems beside the pool, never asked"))
+        for metric in (
+            Metric(f"{prefix}/pass_rate", "rate", f"mean audited pass rate, {what}"),
+            Metric(f"{prefix}/below_band_share", "share", "problems whose audited rate lies below `difficulty.band`"),
+            Metric(f"{prefix}/in_band_share", "share", "problems whose audited rate lies in it"),
+            Metric(f"{prefix}/above_band_share", "share", "problems whose audited rate lies above it"),
+            Metric(f"{prefix}/<estimator>/brier", "squared rate", "mean squared error of the estimates to the true rates, the audit's own noise subtracted; can fall below 0"),
+            Metric(f"{prefix}/<estimator>/brier_single", "squared rate", "Brier score of the single completions; a perfect estimate still scores p(1-p)"),
+            Metric(f"{prefix}/<estimator>/reliability", "squared rate", "its reliability part over the bins; 0 is best"),
+            Metric(f"{prefix}/<estimator>/resolution", "squared rate", "its resolution part over the bins; larger is better"),
+            Metric(f"{prefix}/<estimator>/ece", "rate", "expected calibration error over bins of equal width"),
+            Metric(f"{prefix}/<estimator>/ece_noise", "rate", "its mean if every estimate were the true rate: what the audit's noise alone makes of it"),
+            Metric(f"{prefix}/<estimator>/spearman", "correlation", "rank correlation of estimates and audited rates; left out where either is constant"),
+            Metric(f"{prefix}/<estimator>/coverage", "share", "audited counts inside the central 90% interval that the belief predicts; 0.9 when it is right"),
+            Metric(f"{prefix}/<estimator>/width", "rate", "mean width of that interval, the audit's noise included"),
+            Metric(f"{prefix}/<estimator>/bias", "rate", "mean estimate minus mean audited rate"),
+            Metric(f"{prefix}/<estimator>/age", "steps", "mean steps since the problems' last visit"),
+        )
+    ),
     Metric("data/replay_share", "share", "problems of the step that are from `data.prior` or an earlier phase"),
     Metric("data/replay_pass_rate", "rate", "pass rate on these; left out when there are none"),
     Metric("data/review_share", "share", "problems of the step that are reviewed"),
@@ -326,6 +350,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("cost/<probe>/forward_tokens", "tokens", "tokens that were scored or looked into for the probe, times the models"),
     Metric("time/probe_s", "s", "time of the probes at a boundary"),
     Metric("budget/completions", "count", "completions sampled for training since the run began; probes are not counted"),
+    Metric("budget/pilot_completions", "count", "of these, pilots of screening whose problem was not trained on"),
+    Metric("budget/refill_completions", "count", "of these, those that were sampled to fill up for silent groups"),
+    Metric("budget/reestimation_completions", "count", "of these, those that went to re-estimation and never to training"),
     Metric("budget/sampled_tokens", "tokens", "tokens sampled for training since the run began"),
     Metric("budget/forward_tokens", "tokens", "sampled tokens times the models that each had to pass through"),
     Metric("budget/learner_forward_tokens", "tokens", "tokens that went forward through a model in updates and distillation, prompts included, times the models and anchors"),

@@ -203,6 +203,7 @@ def test_comparison_is_read_back_whole(open_store):
     store.log(run_id, points(("retention/prior", 0.9, 0), ("retention/prior", 0.5, 10)))
     store.artifact_text(run_id, "boundaries.json", json.dumps([row]))
     store.artifact_text(run_id, "plan.json", json.dumps([{"name": "hard", "domain": "d", "levels": [1], "steps": 10}]))
+    store.artifact_text(run_id, "audits.json", json.dumps([{"phase": 0, "step": 0}]))
     store.finish(run_id, "FINISHED")
     time.sleep(0.002)  # MLflow orders by start time in milliseconds
     failed = store.begin("run", "other", {**SETTINGS, "seed": 12}, "other", parent=parent)
@@ -216,7 +217,8 @@ def test_comparison_is_read_back_whole(open_store):
     assert record.series("retention/prior") == ((0, 0.9), (10, 0.5))
     assert record.boundaries == (row,)
     assert record.phases == (PhaseBand("hard", 0, 10, "d", (1,)),)
-    assert records[1].boundaries == ()
+    assert record.audits == ({"phase": 0, "step": 0},)
+    assert (records[1].boundaries, records[1].audits) == ((), ())
     assert open_store().read_comparison(parent) == records
     assert open_store().read_comparison(run_id) == [record]
 

@@ -116,8 +116,3 @@ def variant_legend(figure: Figure, grid: Grid, more: Sequence[Line2D] = (), mark
     figure.legend(
         handles=[*handles, *more], loc="outside upper center", ncols=min(5, len(handles) + len(more)), handlelength=2.8
     )
-
-
-def short(text: str, length: int) -> str:
-    """The text, cut to `length` characters with an ellipsis."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"

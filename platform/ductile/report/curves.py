@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ductile.report.canvas import COLOURS, LINES, MARKERS, Grid, mean_line, panels, short, variant_legend
+from ductile.report.canvas import COLOURS, LINES, MARKERS, Grid, mean_line, panels, variant_legend
 from ductile.report.continual import continual_curves
 from ductile.report.records import PhaseBand, Series
+from ductile.report.text import short
 
 
 def learning_curves(grid: Grid) -> Figure | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from ductile.report.audited import age_over_steps, band_shares, brier_over_steps
 from ductile.report.canvas import STYLE, Grid
 from ductile.report.curves import branch_curves, continual, learning_curves
 from ductile.report.records import ReportContext, RunRecord, ordered
+from ductile.report.reliability import reliability
 from ductile.report.retained import drift_against_retention, format_shares, retention_map
 
 DPI = 150
@@ -59,6 +61,34 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
         "RL for a fixed budget on a domain that the plan does not hold: from the fresh base (faint, dotted) and from "
         "where each run ended.",
         branch_curves,
+    ),
+    (
+        "reliability",
+        "Reliability of the difficulty estimates",
+        "Audited pass rate against the estimate, in bins of equal width, over all seeds and switches: in the last "
+        "audit before a switch, the first of the new phase before any step, and the one after it. A marker is as large "
+        "as its bin's share of the problems. The first estimator is the one that selection reads.",
+        reliability,
+    ),
+    (
+        "brier",
+        "Error of the difficulty estimates",
+        "Mean squared error of the estimates to the true pass rates over the audited problems, the audit's noise taken "
+        "out; mean over seeds. Each phase has problems of its own.",
+        brier_over_steps,
+    ),
+    (
+        "age",
+        "Age of the difficulty estimates",
+        "Steps since the audited problems' last visit, mean over problems and seeds.",
+        age_over_steps,
+    ),
+    (
+        "band",
+        "Problems by difficulty",
+        "Share of the audited problems whose pass rate lies below, in and above the band of medium difficulty, mean "
+        "over seeds. Each phase has problems of its own.",
+        band_shares,
     ),
 )
 """File name, title, caption and drawing of every figure, in the order of the page."""

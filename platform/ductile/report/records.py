@@ -34,7 +34,10 @@ class PhaseBand:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. `metrics`: by name. `boundaries`: rows as the loop writes them: step, phase, metrics, tables."""
+    """One run. `metrics`: by name. `boundaries`: rows as the loop writes them: step, phase, metrics, tables.
+
+    `audits`: rows of `ductile.audit.audit_row`, by step; empty where the run was not audited.
+    """
 
     run_id: str
     variant: str
@@ -44,6 +47,7 @@ class RunRecord:
     metrics: Mapping[str, Series] = field(default_factory=dict)
     boundaries: Sequence[Mapping[str, Any]] = ()
     phases: Sequence[PhaseBand] = ()
+    audits: Sequence[Mapping[str, Any]] = ()
 
     @property
     def finished(self) -> bool:

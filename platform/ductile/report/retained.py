@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ductile.report.canvas import COLOURS, MARKERS, Grid, panels, short
+from ductile.report.canvas import COLOURS, MARKERS, Grid, panels
 from ductile.report.records import RunRecord
+from ductile.report.text import short
 
 WIDEST = 5
 """Variants that a legend's line has room for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -65,3 +66,15 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def plain(found: Estimate | None) -> dict[str, Any]:
+    """The estimate as the summary has it."""
+    if found is None:
+        return {"mean": None, "low": None, "high": None, "n": 0}
+    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+
+
+def over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
+    """The mean with its t interval, and what it is the mean of. values: seed -> value."""
+    return {**plain(estimate(list(values.values()))), "values": {str(seed): value for seed, value in values.items()}}

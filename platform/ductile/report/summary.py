@@ -15,12 +15,13 @@ import numpy as np
 
 from ductile.problem import SHORTCUTS
 from ductile.report.continual import matched_kls, sequence_transfer, transfers
+from ductile.report.difficulty import difficulty
 from ductile.report.gap import gap_closed
 from ductile.report.onset import LENGTH_FACTOR, ORDERS, PRIOR_FALL, SHORTCUT_RISE, Onset, onset
 from ductile.report.records import ReportContext, RunRecord, of_cell, ordered
-from ductile.report.statistics import Estimate, bootstrap_interval, estimate, paired_difference
+from ductile.report.statistics import bootstrap_interval, estimate, over_seeds, paired_difference, plain
 
-SCHEMA = "ductile.summary/3"
+SCHEMA = "ductile.summary/4"
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,12 @@ MEASURES: tuple[Measure, ...] = (
     _last("branch_silent_share", "plasticity/rl_reset/silent_share", "share"),
     _last("branch_sft_auc_ratio", "plasticity/sft_reset/auc_ratio", "ratio"),
     _mean_over_steps("silent_share", "rollout/silent_share", "share"),
+    _mean_over_steps("refill_factor", "rollout/refill_factor", "ratio"),
     Measure("training_s", "time/step_s", "s", "sum over RL steps", lambda record: _sum(record, "time/step_s")),
     _spent("completions", "budget/completions", "count"),
+    _spent("pilot_completions", "budget/pilot_completions", "count"),
+    _spent("refill_completions", "budget/refill_completions", "count"),
+    _spent("reestimation_completions", "budget/reestimation_completions", "count"),
     _spent("sampled_tokens", "budget/sampled_tokens", "tokens"),
     _spent("forward_tokens", "budget/forward_tokens", "tokens"),
     _spent("learner_forward_tokens", "budget/learner_forward_tokens", "tokens"),
@@ -124,6 +129,7 @@ def summarise(records: Sequence[RunRecord], context: ReportContext) -> dict[str,
         "transfer": [row for plan in plans for variant in variants for row in _transfer(finished, plan, variant)],
         "matched_kl": [row for plan in plans for row in _matched_kl(finished, plan, variants)],
         "gap_closed": [row for plan in plans for row in gap_closed(finished, plan, variants)],
+        "difficulty": difficulty(finished, plans, variants),
         "thresholds": {"length_factor": LENGTH_FACTOR, "shortcut_rise": SHORTCUT_RISE, "prior_fall": PRIOR_FALL},
         "settings": dict(context.settings),
         "versions": dict(context.versions),
@@ -164,7 +170,7 @@ def _measure(measure: Measure, finished: Sequence[RunRecord]) -> dict[str, Any]:
     values = {
         record.seed: value for record in finished if (value := measure.of(record)) is not None and np.isfinite(value)
     }
-    return {"metric": measure.metric, "unit": measure.unit, "when": measure.when, **_over_seeds(values)}
+    return {"metric": measure.metric, "unit": measure.unit, "when": measure.when, **over_seeds(values)}
 
 
 def _transfer(finished: Sequence[RunRecord], plan: str, variant: str) -> list[dict[str, Any]]:
@@ -197,8 +203,8 @@ def _matched_kl(finished: Sequence[RunRecord], plan: str, variants: Sequence[str
             "start": row.start,
             "target": row.target,
             "points": row.points,
-            "reverse": _over_seeds(row.reverse),
-            "forward": _over_seeds(row.forward),
+            "reverse": over_seeds(row.reverse),
+            "forward": over_seeds(row.forward),
         }
         for row in matched_kls(finished, plan, variants)
     ]
@@ -258,21 +264,13 @@ def _differences(cells: Sequence[Mapping[str, Any]], variants: Sequence[str]) ->
             difference = paired_difference(_by_seed(measures[name]), _by_seed(reference[name]))
             if difference is not None:
                 rows.append(
-                    {"plan": plan, "variant": variant, "reference": variants[0], "measure": name, **_plain(difference)}
+                    {"plan": plan, "variant": variant, "reference": variants[0], "measure": name, **plain(difference)}
                 )
     return rows
 
 
 def _by_seed(measure: Mapping[str, Any]) -> dict[int, float]:
     return {int(seed): value for seed, value in measure["values"].items()}
-
-
-def _over_seeds(values: Mapping[int, float]) -> dict[str, Any]:
-    """The mean with its t interval, and what it is the mean of."""
-    return {
-        **_plain(estimate(list(values.values()))),
-        "values": {str(seed): value for seed, value in values.items()},
-    }
 
 
 def _bootstrapped(values: Mapping[int, float]) -> dict[str, Any]:
@@ -285,12 +283,6 @@ def _bootstrapped(values: Mapping[int, float]) -> dict[str, Any]:
         "n": len(values),
         "values": {str(seed): value for seed, value in values.items()},
     }
-
-
-def _plain(found: Estimate | None) -> dict[str, Any]:
-    if found is None:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
 
 
 def _sum(record: RunRecord, name: str) -> float | None:

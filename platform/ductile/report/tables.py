@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ductile.report.difficulty import difficulty_tables
 from ductile.report.gap import gap_table
 from ductile.report.records import FINISHED
 from ductile.report.sequences import matched_kl, phase_transfer, sequences
@@ -29,6 +30,7 @@ def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
         phase_transfer(summary),
         matched_kl(summary),
         gap_table(summary),
+        *difficulty_tables(summary),
         _onsets(summary),
         _differences(summary),
         _not_finished(summary),

@@ -34,3 +34,8 @@ def change(before: Mapping[str, Any], after: Mapping[str, Any], digits: int = 2)
     """`0.86 → 0.13 ±0.05`; the first number alone when there is nothing after."""
     start = NOTHING if before["mean"] is None else f"{before['mean']:.{digits}f}"
     return start if after["mean"] is None else f"{start} → {interval(after, digits)}"
+
+
+def short(text: str, length: int) -> str:
+    """The text, cut to `length` characters with an ellipsis."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ductile.audit import Asked, audit_row
+from ductile.difficulty.base import Estimates
 from ductile.report.records import PhaseBand, RunRecord
 
 BAND = PhaseBand("hard", 0, 10)
@@ -96,6 +99,48 @@ def make_alone(variant: str = "parameter_only", seed: int = 0) -> RunRecord:
     band = (PhaseBand("sum", 0, 10, "sum", (2,)),)
     boundaries = [make_boundary(0, 0, 0.9), make_boundary(1, 10, 0.9)]
     return RunRecord(f"alone-{variant}-{seed}", variant, "alone", seed, "FINISHED", series, boundaries, band)
+
+
+def make_audit(
+    index: int, name: str, step: int, total: int, successes: list[int], bias: float = 0.0, unseen: bool = False
+) -> dict[str, Any]:
+    """A row of 16 completions of each problem; beta says the rate plus `bias`, frozen 0.4 of every problem."""
+    rates = np.array(successes) / 16
+    flat, age = np.full(len(rates), 0.4), np.full(len(rates), step)
+    predicted = {
+        "beta": Estimates(np.clip(rates + bias, 0, 1), np.full(len(rates), 0.1), age),
+        "frozen": Estimates(flat, np.full(len(rates), 0.2), age + 5),
+    }
+    ids, counts = [f"{name}{i}" for i in range(len(rates))], [16] * len(rates)
+    pool = Asked(ids, successes, counts, predicted, 40)
+    return audit_row(index, name, step, total, total, pool, pool if unseen else None, (0.25, 0.75), 10)
+
+
+def make_audited(
+    variant: str = "uniform", seed: int = 0, bias: float = 0.2, phases: int = 2, unseen: bool = False
+) -> RunRecord:
+    """Two phases of ten steps, audited every five; only the first audit of the second is off by `bias`."""
+    rows = [
+        make_audit(0, "easy", 0, 0, [0, 4, 8, 12], unseen=unseen),
+        make_audit(0, "easy", 5, 5, [4, 8, 12, 16], unseen=unseen),
+        make_audit(0, "easy", 10, 10, [8, 12, 16, 16], unseen=unseen),
+        make_audit(1, "hard", 0, 10, [0, 0, 0, 8], bias, unseen=unseen),
+        make_audit(1, "hard", 5, 15, [0, 0, 4, 8], unseen=unseen),
+        make_audit(1, "hard", 10, 20, [0, 0, 8, 16], unseen=unseen),
+    ][: 3 * phases]
+    bands = (PhaseBand("easy", 0, 10), PhaseBand("hard", 10, 20))[:phases]
+    metrics = {
+        "rollout/silent_share": [(1, 0.2), (2, 0.4)],
+        "budget/completions": [(20, 640.0)],
+        "budget/pilot_completions": [(20, 100.0)],
+    }
+    plan = "switch" if phases > 1 else "alone"
+    return RunRecord(f"{plan}-{variant}-{seed}", variant, plan, seed, "FINISHED", metrics, (), bands, rows)
+
+
+@pytest.fixture(scope="session")
+def audited() -> Callable[..., RunRecord]:
+    return make_audited
 
 
 @pytest.fixture(scope="session")

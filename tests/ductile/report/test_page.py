@@ -79,7 +79,7 @@ def test_report_writes_numbers_page_and_figures(report):
         "summary.json", "report.html", "glance.md",
         "learning_curves.png", "retention.png", "drift.png", "formats.png", "branch.png",
     ]  # fmt: skip
-    assert json.loads(files[0].read_text())["schema"] == "ductile.summary/3"
+    assert json.loads(files[0].read_text())["schema"] == "ductile.summary/4"
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[3:])
 
 
