@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ductile.config import RunSettings
@@ -68,7 +69,7 @@ def train_step(
     started = time.monotonic()
     evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
     rollouts = Rollouts(settings, ports.pool, ports.judge, ports.contexts, ports.learner)
-    judged, pilots = _rolled_out(settings, phase, ports, rollouts, policy, stream, step)
+    judged, pilots, refilled = _rolled_out(settings, phase, ports, rollouts, policy, stream, step)
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     all_judged = [*judged, *pilots]
     metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
@@ -81,7 +82,7 @@ def train_step(
     reestimated, beside = ports.reestimation.finish(step, members)
     groups = [group.group for group in all_judged]
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
-    rolled_out = sum(len(group.completions) for group in groups)
+    rolled_out = _completions(all_judged)
     metrics |= reestimated
     metrics["rollout/wasted_share"] = 1 - learned_completions(judged, settings.objective) / (
         rolled_out + beside.get("completions", 0)
@@ -92,6 +93,15 @@ def train_step(
         "forward_tokens": tokens * members,
         "learner_forward_tokens": int(metrics["learner/forward_tokens"]),
         "trained_tokens": int(metrics["learner/tokens"]),
+    }
+    of_step |= {
+        name: count
+        for name, count in (
+            ("pilot_completions", _completions(pilots)),
+            ("refill_completions", refilled),
+            ("reestimation_completions", beside.get("completions", 0)),
+        )
+        if count or name in budget
     }
     owed = ports.learner.settle()
     for name in of_step:
@@ -115,15 +125,19 @@ def _rolled_out(
     policy: PolicyRef,
     stream: str,
     step: int,
-) -> tuple[list[JudgedGroup], list[JudgedGroup]]:
-    """The groups that the step learns from, and the pilots that only chose among problems (`screening`)."""
+) -> tuple[list[JudgedGroup], list[JudgedGroup], int]:
+    """The groups that the step learns from; pilots that only chose among problems (`screening`); completions of refill.
+
+    The groups of refill are among the first, those that it did not keep too.
+    """
     problems, pilots = ports.course.ask(phase, step, settings.seed), list[JudgedGroup]()
     if settings.difficulty.screen.pilots:
         problems, pilots = _screened(settings, phase, ports, rollouts, policy, stream, step, problems)
     judged = rollouts.roll_out(policy, problems, stream, ports.course.allocate(problems, step))
+    first = _completions(judged)
     if settings.objective.dynamic_sampling == "refill":
         judged = _refilled(settings, phase, ports, rollouts, policy, stream, step, judged)
-    return judged, pilots
+    return judged, pilots, _completions(judged) - first
 
 
 def _screened(
@@ -173,6 +187,10 @@ def _refilled(
         others = rollouts.roll_out(policy, problems, f"{stream}/refill-{number}", settings.rollout.group_size)
         judged = [*judged, *others]
     return judged
+
+
+def _completions(judged: Sequence[JudgedGroup]) -> int:
+    return sum(len(group.group.completions) for group in judged)
 
 
 def publish(pool: RolloutPool, learner: Learner) -> PolicyRef:
