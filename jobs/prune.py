@@ -26,9 +26,9 @@ from rich.console import Console
 
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import CrossingSettings
+from ductile.report.crossing import summary
 from ductile.report.pruning import draw_pruning
 from ductile.scores import SCORES
-from ductile.scores.crossing import summary
 from ductile.scores.pruned import Cell, Study, cells, crossing_mistakes
 from ductile.settings import SettingsError, as_plain, build
 from ductile.versions import versions

@@ -1,7 +1,7 @@
 """Static scores of every problem that a plan's runs may ask, as a file for difficulty.scores.
 
     python -m jobs.scores model=small plan=guessable scores='[el2n,prototypes,failure_rate]' seeds=3 file=scores.json
-    python -m jobs.run model=small plan=guessable difficulty.scores=scores.json difficulty.prune='{keep: easy, fraction: 0.5}'
+    python -m jobs.run plan=guessable difficulty.scores=scores.json difficulty.prune='{keep: easy, fraction: 0.5}'
 
 Scores: el2n, el2n_rl, failure_rate, forgetting, memorization, prototypes, random; high is hard. The file is written
 whole after each score, and the same command goes on with those that are missing. Starts no Ray.
@@ -25,7 +25,7 @@ from rich.table import Table
 
 from ductile.checkpoint import write_text
 from ductile.config import RunSettings, ScoresSettings
-from ductile.difficulty.static import StaticScores, read_scores
+from ductile.difficulty.static import ScoreFile, read_scores
 from ductile.domains import WorkedDomain, make_domain
 from ductile.identity import fingerprint
 from ductile.judge import LocalJudge
@@ -76,7 +76,7 @@ def job() -> int:
             values = SCORES[name](material)
             scores[name] = {id: float(v) for id, v in zip(ids, values, strict=True) if np.isfinite(v)}
             ordered = {each: scores[each] for each in dict.fromkeys([*wanted.scores, *scores]) if each in scores}
-            write_text(file, StaticScores(provenance, ordered).as_json())
+            write_text(file, ScoreFile(provenance, ordered).as_json())
             shown.done(name)
     _print(found, {name: scores[name] for name in wanted.scores})
     print(f"\nevery score  {file}")

@@ -16,7 +16,7 @@ from ductile.config import (
     RunSettings,
 )
 from ductile.difficulty.pruning import keep
-from ductile.difficulty.static import read_scores
+from ductile.difficulty.static import ScoreFile
 from ductile.domains.base import Domain
 from ductile.problem import Problem, Split
 from ductile.settings import SettingsError
@@ -136,7 +136,7 @@ def prune(phase: Phase, settings: RunSettings, path: str) -> Phase:
 def _scores_of(ids: Sequence[str], settings: RunSettings, path: str) -> list[float]:
     """The static score of each problem; raises `SettingsError` when some have none."""
     difficulty = settings.difficulty
-    score = read_scores(difficulty.scores).score(difficulty.score)
+    score = ScoreFile.read(difficulty).score
     missing = [id for id in ids if id not in score]
     if missing:
         raise SettingsError(

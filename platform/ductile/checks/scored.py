@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ductile.config import RunSettings
-from ductile.difficulty.static import read_scores
+from ductile.difficulty.static import ScoreFile
 from ductile.settings import SettingsError
 
 
 def static_score_mistakes(settings: RunSettings) -> Iterator[str]:
     """`difficulty.scores` and `difficulty.score`; whether the file has the pools' problems, `make_plan` finds out."""
-    difficulty = settings.difficulty
-    if not difficulty.scores:
+    if not settings.difficulty.scores:
         return
     try:
-        read_scores(difficulty.scores).score(difficulty.score)
+        ScoreFile.read(settings.difficulty)
     except SettingsError as error:
         yield from error.problems
