@@ -36,8 +36,7 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
                         )
                         for seed in sorted({row["seed"] for row in rows})
                     }
-                    style = {"color": COLOURS[number], "linestyle": LINES[number % len(LINES)]}
-                    mean_line(panel, [tuple(run) for run in runs.values() if run], share=metric == "passed", **style)
+                    mean_line(panel, [tuple(run) for run in runs.values() if run], metric == "passed", **_style(number))
                 _mark_crossing(panel, document, fraction, metric)
                 panel.set_xscale("log", base=2)
                 panel.set_xticks(sorted({row["size"] for row in rows}), minor=False)
@@ -49,13 +48,14 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
                     panel.set_title(f"{fraction:.0%} kept")
                 if not across:
                     panel.set_ylabel(label)
-        handles = [
-            Line2D([], [], color=COLOURS[number], linestyle=LINES[number % len(LINES)], linewidth=1.8, label=rule)
-            for number, rule in enumerate(rules)
-        ]
+        handles = [Line2D([], [], linewidth=1.8, label=rule, **_style(number)) for number, rule in enumerate(rules)]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.8)
         figure.savefig(path, dpi=DPI)
     return path
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number], "linestyle": LINES[number % len(LINES)]}
 
 
 def _mark_crossing(panel: Any, document: Mapping[str, Any], fraction: float, metric: str) -> None:

@@ -12,8 +12,14 @@ visited (the correct-set turnover between evaluations).
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from ductile.pretrain import Pair
 from ductile.scores.base import WORKED, Asked, Floats, seed_of
 from ductile.scores.training import fit, hits, led
 
@@ -52,13 +58,9 @@ class Forgetting:
         total, due = np.zeros(asked.count), evaluation_steps(settings.fit.steps, settings.evals)
         for number in range(settings.inits):
             seed = seed_of(asked.seed, number)
-            model, history = asked.fresh(seed), []
-
-            def look(step: int, model=model, history=history) -> None:  # type: ignore[no-untyped-def]
-                if step in due:
-                    history.append(led(model, rows, hits)[0] == 1)
-
-            fit(model, rows, settings.fit, seed, watch=look)
+            model = asked.fresh(seed)
+            history: list[NDArray[np.bool_]] = []
+            fit(model, rows, settings.fit, seed, watch=partial(_look, model, rows, due, history))
             total += forgetting_events(np.array(history, np.float64))
             asked.told(f"forgetting: model {number + 1} of {settings.inits}")
         return total
@@ -67,3 +69,11 @@ class Forgetting:
 def evaluation_steps(steps: int, evals: int) -> set[int]:
     """Evenly spaced, the last after the last step."""
     return {round((place + 1) * steps / evals) for place in range(evals)}
+
+
+def _look(
+    model: PreTrainedModel, rows: Sequence[Pair], due: set[int], history: list[NDArray[np.bool_]], step: int
+) -> None:
+    """Append what the model answers right, where an evaluation is due."""
+    if step in due:
+        history.append(led(model, rows, hits)[0] == 1)

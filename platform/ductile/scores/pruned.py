@@ -20,7 +20,7 @@ from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.plan import draw
 from ductile.pretrain import Pair
-from ductile.problem import Problem
+from ductile.problem import Problem, Split
 from ductile.scores.base import Asked, Floats, Score, seed_of
 from ductile.scores.solutions import solutions
 from ductile.scores.training import fit, hits, led, nats
@@ -69,7 +69,11 @@ def crossing_mistakes(settings: CrossingSettings) -> Iterator[str]:
     if settings.format not in domain.formats:
         yield one_of("format", settings.format, domain.formats, "format")
         return
-    for name, split, wanted in (("sizes", "train", max(settings.sizes)), ("problems", "eval", settings.problems)):
+    asked: list[tuple[str, Split, int]] = [
+        ("sizes", "train", max(settings.sizes)),
+        ("problems", "eval", settings.problems),
+    ]
+    for name, split, wanted in asked:
         there = draw(domain, settings.levels, split, wanted, 0)
         if len(there) < wanted:
             yield f"{name}: {wanted}: {domain.key} has {len(there)} different problems of these levels; add levels"
