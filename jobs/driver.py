@@ -110,6 +110,8 @@ def needs_expert(settings: RunSettings) -> bool:
 def absolute(settings: RunSettings) -> RunSettings:
     """The same settings with paths that mean the same from every working directory: workers have others."""
     plain = _absolute_files(as_plain(settings))
+    if settings.difficulty.scores:
+        plain["difficulty"]["scores"] = str(Path(settings.difficulty.scores).absolute())
     folders = {name: str(Path(plain[name]).absolute()) for name in ("output", "cache")}
     return build(RunSettings, plain | folders)
 

@@ -29,7 +29,7 @@ from ductile.domains.base import Domain
 from ductile.domains.free_text import ANSWER
 from ductile.memory import remember
 from ductile.models.load import encode_problem, load_tokenizer
-from ductile.plan import Phase, ResolveDomain, draw, make_phase, require_problems
+from ductile.plan import Phase, ResolveDomain, draw, make_phase, phase_of, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
 from ductile.probes.cost import MeteredPool
@@ -71,8 +71,7 @@ def branch_probe(
     course, contexts = Course(plain, table, resolve), make_contexts(settings, pool, judge)
     ports = StepPorts(pool, learner, table, judge, course, contexts, NoReestimation())
     if request.ended is not None:
-        path = f"phase.{request.ended}"
-        ended = make_phase(request.ended, settings.phase[request.ended], settings.seed, resolve, path)
+        ended = phase_of(settings, request.ended, resolve)
         switch(settings, variant, ended, switch_stream(ended.name), ports)
     learner.start_phase(phase.domain.key)
     policy = publish(pool, learner)
@@ -198,7 +197,7 @@ def _phases_until(ended: str | None, settings: RunSettings, resolve: ResolveDoma
     """The plan's phases up to the one that ended, made when they are asked for; none where none did."""
     names = list(settings.phase)
     for name in names[: names.index(ended) + 1] if ended is not None else []:
-        yield make_phase(name, settings.phase[name], settings.seed, resolve, f"phase.{name}")
+        yield phase_of(settings, name, resolve)
 
 
 def repetition_seed(seed: int, repetition: int) -> int:

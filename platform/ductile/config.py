@@ -485,6 +485,17 @@ class PruneSettings:
     fraction: float = setting(1.0, "share of the pool that stays", above=0, high=1)
     offset: float = setting(0.05, "offset: share of the very hardest that is left out first", low=0, high=1)
 
+    def check(self) -> Iterator[str]:
+        if self.keep == "all" and self.fraction < 1:
+            yield f"fraction: {self.fraction} is never read: keep is all; set keep, or leave fraction out"
+        if self.keep != "all" and self.fraction == 1:
+            yield f"fraction: 1.0 keeps all of the pool, whatever keep ({self.keep}) says; allowed: below 1"
+        if self.keep == "offset" and self.offset + self.fraction > 1:
+            yield (
+                f"offset: {self.offset} leaves less than fraction ({self.fraction}) of the pool; "
+                f"allowed: at most {1 - self.fraction:g}"
+            )
+
 
 @dataclass(frozen=True)
 class AuditSettings:
@@ -577,6 +588,10 @@ class DifficultySettings:
                 yield f"{name}: {list(values)}: low must be below high (did you swap them?)"
         for twice in sorted({name for name in self.shadows if self.shadows.count(name) > 1}):
             yield f"shadows: {twice} is listed twice"
+        if self.score and not self.scores:
+            yield f"score: {self.score!r} is never read: scores names no file; set scores, or leave score out"
+        if self.prune.keep not in ("all", "random") and not self.scores:
+            yield f"prune.keep: {self.prune.keep} needs static scores; set scores to a file that jobs.scores wrote"
 
 
 @dataclass(frozen=True)
@@ -772,3 +787,96 @@ class CompareSettings:
                 yield f"{name}: the list is empty; name at least one"
             for twice in sorted({n for n in names if names.count(n) > 1}):
                 yield f"{name}: {twice} is listed twice"
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a throw-away model is trained from scratch on worked solutions, for static scores and for pruning."""
+
+    steps: int = setting(200, "optimizer steps, whatever the number of solutions", low=1)
+    batch: int = setting(32, "solutions a step", low=1)
+    lr: float = setting(4e-3, "peak learning rate (AdamW, cosine to a tenth)", above=0)
+    warmup: int = setting(20, "steps of linear warm-up", low=0)
+    weight_decay: float = setting(0.01, "AdamW weight decay", low=0)
+    clip: float = setting(1.0, "largest gradient norm", above=0)
+
+
+@dataclass(frozen=True)
+class ScoresSettings:
+    """What jobs.scores computes for each problem of the plan's pools."""
+
+    scores: tuple[str, ...] = setting(("el2n", "prototypes"), "scores, in the order in which they stand in the file")
+    file: str = setting("scores.json", "the file that they are written to, for difficulty.scores")
+    seeds: int = setting(
+        1, "the pools of so many seeds are scored: seed, seed + 1, ...; a run's pools depend on its seed", low=1
+    )
+    format: str = setting("", "format of the worked solutions; empty: each domain's first that shows work")
+    inits: int = setting(3, "el2n, forgetting: fresh models that they are averaged over", low=1)
+    early: int = setting(40, "el2n: steps of training after which the error is read", low=1)
+    evals: int = setting(10, "forgetting: evaluations spread over the training", low=2)
+    subsets: int = setting(8, "memorization: fresh models, each trained on a random part of the problems", low=2)
+    subset: float = setting(0.7, "memorization: share of the problems in each part", above=0, high=1)
+    clusters: int = setting(16, "prototypes: clusters of the prompts' hidden states", low=1)
+    samples: int = setting(16, "el2n_rl, failure_rate: completions of each problem by the base", low=2)
+    fit: FitSettings = setting(FitSettings, "how the fresh models are trained")
+
+    def check(self) -> Iterator[str]:
+        if not self.scores:
+            yield "scores: the list is empty; name at least one"
+        for twice in sorted({name for name in self.scores if self.scores.count(name) > 1}):
+            yield f"scores: {twice} is listed twice"
+        if self.early > self.fit.steps:
+            yield f"early: {self.early} is after the training's end (fit.steps {self.fit.steps})"
+        if self.evals > self.fit.steps:
+            yield f"evals: {self.evals} is more than the training has steps (fit.steps {self.fit.steps})"
+        if not self.file:
+            yield "file: empty; name the file to write"
+
+
+@dataclass(frozen=True)
+class CrossingSettings:
+    """What jobs.prune compares: rules of pruning over data sizes, by supervised training from scratch."""
+
+    domain: Mapping[str, Any] = setting(lambda: {"name": "sort_digits"}, "the domain and its options")
+    levels: tuple[int, ...] = setting((3, 4, 5, 6, 7), "levels of its problems, each as often")
+    format: str = setting("direct", "format of the worked solutions")
+    sizes: tuple[int, ...] = setting((100, 200, 400, 800, 1600, 3200), "data sizes before pruning", low=8)
+    fractions: tuple[float, ...] = setting((0.5, 0.25), "shares that are kept", above=0, high=1)
+    rules: tuple[str, ...] = setting(
+        ("easy", "hard", "middle", "offset", "random"),
+        "rules of pruning, easy and hard among them; all of the data is always trained on too",
+        choices=("easy", "hard", "middle", "offset", "random"),
+    )
+    offset: float = setting(0.05, "offset: share of the very hardest that is left out first", low=0, high=1)
+    score: str = setting(
+        "el2n", "score that the rules go by, of each data size's own problems", choices=("el2n", "forgetting")
+    )
+    seeds: int = setting(5, "repetitions with other problems, weights and orders", low=1)
+    problems: int = setting(500, "held-out problems, each level as often", low=1)
+    model: ArchitectureSettings = setting(
+        lambda: ArchitectureSettings(layers=2, width=64, heads=4, mlp=128, positions=64), "size of the models"
+    )
+    fit: FitSettings = setting(FitSettings, "how each model is trained: as long on few solutions as on many")
+    inits: int = setting(3, "fresh models that the score is averaged over, trained as each model is", low=1)
+    early: int = setting(40, "el2n: steps of their training after which the error is read", low=1)
+    evals: int = setting(10, "forgetting: evaluations spread over their training", low=2)
+    processes: int = setting(1, "processes of one torch thread each that share the work", low=1)
+    output: str = setting("runs/data_pruning", "folder of the results")
+
+    def check(self) -> Iterator[str]:
+        for name in ("sizes", "fractions", "rules", "levels"):
+            values = getattr(self, name)
+            if not values:
+                yield f"{name}: the list is empty; name at least one"
+            for twice in sorted({value for value in values if values.count(value) > 1}):
+                yield f"{name}: {twice} is listed twice"
+        if list(self.sizes) != sorted(self.sizes):
+            yield f"sizes: {list(self.sizes)} must rise"
+        for rule in ("easy", "hard"):
+            if rule not in self.rules:
+                yield f"rules: {list(self.rules)} lacks {rule}: the crossing is between easy and hard"
+        if self.early > self.fit.steps or self.evals > self.fit.steps:
+            yield f"fit.steps: {self.fit.steps} are fewer than early ({self.early}) or evals ({self.evals})"
+        largest = max(self.fractions, default=0.0)
+        if "offset" in self.rules and self.offset + largest > 1:
+            yield f"offset: {self.offset} leaves less than {largest} of the data; allowed: at most {1 - largest:g}"

@@ -34,7 +34,7 @@ class Identity:
 
 
 def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
-    """The identity of a run on these model folders and on the data files that its domains name.
+    """The identity of a run on these model folders, the data files that its domains name and its static scores.
 
     The files count by name and content. Raises `OSError` when one cannot be read.
     """
@@ -43,6 +43,8 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
         values[section] = {name: value for name, value in values[section].items() if name not in names}
     values["variant"].pop("label")  # what it is called
     values["probe"]["branch"].pop("beside")  # who runs the branches, not what they measure
+    if settings.difficulty.scores:
+        values["difficulty"]["content"] = _digest([Path(settings.difficulty.scores)])
     values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
     values["version"] = __version__
     values["probes"] = {name: probe.version for name, probe in PROBES.items()}  # what was measured before meant another

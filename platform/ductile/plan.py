@@ -8,11 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ductile.config import (
     BranchSettings,
     PhaseSettings,
     RunSettings,
 )
+from ductile.difficulty.pruning import keep
+from ductile.difficulty.static import ScoreFile
 from ductile.domains.base import Domain
 from ductile.problem import Problem, Split
 from ductile.settings import SettingsError
@@ -79,12 +83,13 @@ def draw(domain: Domain, levels: Sequence[int], split: Split, count: int, seed: 
 def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
     """The run's plan. Each phase has a pool of its own, keyed by the run's seed, and so has each rung of its ladder.
 
-    Raises `SettingsError` when a phase or a rung has too few problems for a step (see `require_problems`).
+    Raises `SettingsError` when a phase or a rung has too few problems for a step (see `require_problems`), or no static
+    scores to prune it by (see `prune`).
     """
     phases = []
     for name, values in settings.phase.items():
         path = f"phase.{name}"
-        phase = make_phase(name, values, settings.seed, resolve, path)
+        phase = phase_of(settings, name, resolve)
         require_problems(phase, settings.rollout.groups, path)
         rungs = []
         for level in ladder_levels(settings.data.ladder, phase.domain, phase.levels):
@@ -93,6 +98,55 @@ def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
             rungs.append(rung.pool)
         phases.append(replace(phase, rungs=tuple(rungs)))
     return Plan(settings.plan, tuple(phases))
+
+
+def phase_of(settings: RunSettings, name: str, resolve: ResolveDomain) -> Phase:
+    """The phase of this name with the pool that the run asks: as drawn, and then pruned by `difficulty.prune`."""
+    path = f"phase.{name}"
+    return prune(make_phase(name, settings.phase[name], settings.seed, resolve, path), settings, path)
+
+
+def prune(phase: Phase, settings: RunSettings, path: str) -> Phase:
+    """The phase with the part of its pool that `difficulty.prune` keeps; the rungs of a ladder stay whole.
+
+    Which problems of equal score stay depends on the run's seed and the phase's name. Raises `SettingsError` when the
+    scores cannot be read, lack some of the pool's problems, or when less stays than a step asks.
+    """
+    wanted = settings.difficulty.prune
+    if wanted.keep == "all":
+        return phase
+    ids = list(phase.pool)
+    scores = np.zeros(len(ids))
+    if wanted.keep != "random":
+        scores = np.array(_scores_of(ids, settings, path))
+    key = hashlib.blake2b(f"prune/{settings.seed}/{phase.name}".encode(), digest_size=16).digest()
+    rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
+    kept = [ids[place] for place in keep(scores, wanted.keep, wanted.fraction, wanted.offset, rng)]
+    if len(kept) < settings.rollout.groups:
+        raise SettingsError(
+            [
+                f"difficulty.prune.fraction: {wanted.fraction} keeps {len(kept)} of the {len(ids)} problems of {path}, "
+                f"and no problem is left to fill a step of rollout.groups={settings.rollout.groups}; raise it or "
+                f"{path}.pool, or lower rollout.groups"
+            ]
+        )
+    return replace(phase, pool={id: phase.pool[id] for id in kept})
+
+
+def _scores_of(ids: Sequence[str], settings: RunSettings, path: str) -> list[float]:
+    """The static score of each problem; raises `SettingsError` when some have none."""
+    difficulty = settings.difficulty
+    score = ScoreFile.read(difficulty).score
+    missing = [id for id in ids if id not in score]
+    if missing:
+        raise SettingsError(
+            [
+                f"difficulty.scores: {difficulty.scores!r} lacks {len(missing)} of the {len(ids)} problems of {path} "
+                f"at seed {settings.seed}, as {missing[0]}; pools depend on plan and seed: let jobs.scores score those "
+                f"of this plan and of as many seeds as there are runs (seeds=...)"
+            ]
+        )
+    return [score[id] for id in ids]
 
 
 def ladder_levels(ladder: Sequence[int], domain: Domain, levels: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from ductile.checks.measured import (
     probe_domain_mistakes,
     probe_mistakes,
 )
+from ductile.checks.scored import static_score_mistakes
 from ductile.config import RunSettings
 
 
@@ -45,6 +46,7 @@ def check(settings: RunSettings) -> list[str]:
         data_mistakes,
         switch_mistakes,
         adapter_mistakes,
+        static_score_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 

@@ -33,6 +33,15 @@ def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
     return model.eval()
 
 
+def fresh_model(path: str, seed: int) -> PreTrainedModel:
+    """A model of the architecture in a folder with weights drawn anew, float32; the same seed gives the same."""
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return model.eval()
+
+
 @functools.lru_cache(maxsize=8)
 def parameter_names(path: str) -> tuple[str, ...]:
     """Names of the parameters of the model in a folder, a tied one once; no weight is read."""

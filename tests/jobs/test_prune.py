@@ -1,0 +1,154 @@
+"""jobs.prune and jobs.scores on tiny models: what they write, and that the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ductile.config import ArchitectureSettings, ScoresSettings
+from ductile.difficulty.static import read_scores
+from ductile.models.scratch import build_llama
+from ductile.models.tokenizer import character_tokenizer
+from ductile.scores.pools import score_mistakes
+from ductile.scores.pruned import Study
+from ductile.settings import SettingsError
+from jobs import prune, scores
+from jobs.configure import parse
+from jobs.prune_table import crossing_line, print_pruning
+
+TINY = [
+    "levels=[2,3]", "sizes=[8,16]", "fractions=[0.5]", "rules=[easy,hard]", "problems=10", "fit.steps=3", "early=2",
+    "evals=2", "inits=1", "model.width=16", "model.layers=1", "model.heads=2", "model.mlp=32",
+]  # fmt: skip
+
+
+def run_prune(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["jobs.prune", *TINY, f"output={folder}", *more])
+    assert prune.job() == 0
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def test_prune_keeps_each_training_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_prune(monkeypatch, tmp_path, "seeds=1")
+    assert len(first["rows"]) == 6 and first["versions"]["torch"]
+    assert "Pass rate on held-out problems" in capsys.readouterr().out
+    assert (tmp_path / "pruning.png").is_file()
+
+    ran = []
+    train = Study.run
+    monkeypatch.setattr(Study, "run", lambda self, cell, told: ran.append(cell) or train(self, cell, told))
+    again = run_prune(monkeypatch, tmp_path, "seeds=1")
+    assert ran == [] and again["rows"] == first["rows"]
+    more = run_prune(monkeypatch, tmp_path, "seeds=2")
+    assert {cell.seed for cell in ran} == {1} and len(ran) == 6
+    assert [row for row in more["rows"] if row["seed"] == 0] == first["rows"]
+    assert {found["metric"] for found in more["crossings"]} == {"passed", "loss"}
+
+
+def test_trainings_of_other_settings_are_not_taken_for_these() -> None:
+    keys = [prune.training_key(prune.asked([*TINY, *more])) for more in ([], ["seeds=9"], ["fit.steps=4"])]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_prune_tells_every_mistake_before_any_work() -> None:
+    with pytest.raises(SettingsError) as caught:
+        prune.asked(["domain={name: sort_digits}", "rulse=[easy]", "score=el3n"])
+    lines = caught.value.problems
+    assert any("rulse" in line and "did you mean rules?" in line for line in lines)
+    assert any(line.startswith("score: unknown value 'el3n'; allowed: el2n, forgetting") for line in lines)
+
+
+def test_crossing_in_words_and_table() -> None:
+    found = {
+        "fraction": 0.25, "metric": "passed", "seeds": [0, 1], "size": 283.0, "low": 0.0, "high": None, "crossed": 0.5,
+        "hard_minus_easy": [{"size": 100, "mean": -0.1}],
+    }  # fmt: skip
+    line = crossing_line(found)
+    assert "hard overtakes easy at 283 examples" in line
+    assert "fewer than the smallest to more than the largest" in line and "50% of the resamples" in line
+    assert crossing_line({**found, "size": None, "crossed": 0.0}).endswith("easy is better at every size")
+    rows = [
+        {"size": 100, "fraction": 0.25, "rule": "easy", "seed": seed, "passed": 0.4 + 0.2 * seed, "loss": 1.0}
+        for seed in (0, 1)
+    ]
+    console = Console(width=100, record=True, file=StringIO())
+    print_pruning({"rows": rows, "crossings": [found]}, console)
+    assert "0.500 ±1.271" in console.export_text()  # t(0.975, 1) 12.706 times 0.1
+
+
+SCORED = [
+    "plan=medium", "phase.medium.levels=[4,6]", "phase.medium.pool=10", "rollout.groups=2", "rollout.max_tokens=4",
+    "fit.steps=3", "early=2", "evals=2", "inits=1", "subsets=2", "samples=2", "clusters=2",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> str:
+    tokenizer, folder = character_tokenizer(), tmp_path / "model"
+    build_llama(ArchitectureSettings(1, 16, 2, 32, 128), tokenizer, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_scores_of_a_plan_are_written_and_prune_a_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "scores.json"
+    common = [*SCORED, f"model={tiny_folder}", f"file={file}", "seeds=2"]
+
+    def run(*more: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["jobs.scores", *common, *more])
+        assert scores.job() == 0
+
+    run("scores=[el2n,failure_rate]")
+    first = read_scores(str(file))
+    assert list(first.scores) == ["el2n", "failure_rate"]
+    assert len(first.scores["el2n"]) == 20 and first.provenance["seeds"] == [0, 1]
+    assert first.provenance["model"]["fingerprint"] and first.provenance["versions"]["torch"]
+    assert "medium" in capsys.readouterr().out
+
+    monkeypatch.setitem(scores.SCORES, "el2n", None)  # it is there already
+    run("scores=[prototypes,el2n]")
+    second = read_scores(str(file))
+    assert list(second.scores) == ["prototypes", "el2n", "failure_rate"]
+    assert second.scores["el2n"] == first.scores["el2n"]
+
+    with pytest.raises(SettingsError, match="holds scores of another settings; name another file"):
+        run("scores=[random]", "samples=3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["plan=none"], "plan: it has no phase"),
+        (["plan=medium", "scores=[el2m]"], "scores[0]: unknown score 'el2m'"),
+        (["plan=medium", "format=traces"], "format: unknown format of phase.medium 'traces'"),
+        (["plan=medium", "early=999"], "early: 999 is after the training's end"),
+    ],
+)
+def test_scores_tell_mistakes_before_any_work(arguments: list[str], line: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        scores.asked(parse(arguments))
+    assert [problem for problem in caught.value.problems if problem.startswith(line)]
+
+
+class Asking:
+    """A domain without worked solutions, as far as the check looks."""
+
+    key, formats = "gsm8k()", ("direct",)
+
+
+def test_score_that_trains_on_solutions_refuses_a_domain_without() -> None:
+    domain: Any = Asking()
+    [line] = score_mistakes(ScoresSettings(scores=("el2n", "failure_rate")), {"maths": domain})
+    assert line.startswith("scores[0]: el2n trains on worked solutions, and gsm8k() of phase.maths has none; allowed: ")
+    assert line.endswith("el2n_rl, failure_rate, prototypes, random")
