@@ -24,12 +24,12 @@ from ductile.course.outcomes import successes
 from ductile.difficulty import needs
 from ductile.difficulty.base import RATIOS, REFERENCE, Arrays, Estimates
 from ductile.difficulty.buffer import RolloutBuffer
+from ductile.difficulty.static import ScoreFile
 from ductile.evidence import gather
 from ductile.plan import Phase, draw
 from ductile.ports import DifficultyService, PolicyRef, RunPool, Store
 from ductile.problem import JudgedGroup, Problem
 from ductile.rollouts import Rollouts
-from ductile.scores.file import ScoreFile
 
 Spent = dict[str, int]
 """`budget/...` without the prefix -> what was spent."""
