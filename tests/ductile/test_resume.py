@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,10 @@ from ductile.settings import as_plain, build
 from ductile.variants import make_variant
 
 Logged = dict[tuple[int, str], float]
-TIMES = ("time/", "cost/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds")
+TIMES = (
+    "time/", "cost/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds", "difficulty/refresh_s",
+    "reestimate/waited_s",
+)  # fmt: skip
 TWO_PHASES = {
     "variant": {"name": "parameter_only"},
     "phase": {
@@ -307,6 +311,64 @@ def test_run_with_every_remedy_resumes_exactly_wherever_it_was_cut(drawn_verdict
         assert first.logged | second.logged == tracker.logged
         for name, tensor in ports.learner.weights().items():
             assert torch.equal(resumed.learner.weights()[name], tensor), name
+
+
+WATCHED = {
+    "shadows": ["all"],
+    "offline": 2,
+    "refresh_every": 1,
+    "reestimate": 0.5,
+    "audit": {"every": 1, "problems": 4, "unseen": 2, "samples": 4},
+}
+CHOOSING = {
+    "importance, greso": {"estimator": "importance", "selection": "greso"},
+    "attention, variance": {"estimator": "attention", "selection": "variance", "attention": {"reference": 3}},
+    "value, moving target, knapsack": {
+        "estimator": "value", "selection": "moving_target", "allocation": "knapsack", "knapsack": {"high": 4},
+    },
+    "features, cdas, screening": {"estimator": "features", "selection": "cdas", "screen": {"pilots": 2}},
+    "kalman, rising": {"estimator": "kalman", "selection": "rising", "considered": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", CHOOSING)
+def test_estimates_rules_and_audits_go_on_where_the_run_was_cut(how, drawn_verdicts, model, tmp_path) -> None:
+    wanted = settings(difficulty={**WATCHED, **CHOOSING[how]}, probe={"probes": []})
+    tracker = MemoryTracker()
+    _, uninterrupted = start(wanted, model, tmp_path / "whole", tracker)
+    audits = json.loads(tracker.artifacts["audits.json"])
+    assert [(row["phase"], row["step"]) for row in audits] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2)]
+    assert len(audits[0]["pool"]["estimators"]) == 9 and audits[0]["unseen"]["ids"]
+    assert tracker.logged[5, "budget/reestimation_completions"] > 0
+    for stop_at in (4, 9, 11):  # in the first phase, after it, in the second
+        folder = tmp_path / str(stop_at)
+        first, second = MemoryTracker(stop_at), MemoryTracker()
+        with pytest.raises(Interrupted):
+            start(wanted, model, folder, first)
+        _, ports = start(wanted, model, folder, second)
+        assert first.logged | second.logged == tracker.logged
+        assert json.loads(second.artifacts["audits.json"]) == audits
+        for name, tensor in uninterrupted.learner.weights().items():
+            assert torch.equal(ports.learner.weights()[name], tensor), name
+        for service in ("difficulty", "reestimation"):
+            one, other = getattr(uninterrupted, service).snapshot(), getattr(ports, service).snapshot()
+            assert one.keys() == other.keys()
+            for name, array in one.items():
+                np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def test_audits_and_shadows_change_nothing_in_a_run(drawn_verdicts, model, tmp_path) -> None:
+    plain, watched = MemoryTracker(), MemoryTracker()
+    bare = settings(probe={"probes": []})
+    watching = {"shadows": ["all"], "refresh_every": 1, "audit": WATCHED["audit"]}
+    _, alone = start(bare, model, tmp_path / "alone", plain)
+    _, beside = start(settings(probe={"probes": []}, difficulty=watching), model, tmp_path / "beside", watched)
+    assert plain.logged.keys() < watched.logged.keys()
+    costs = ("budget/forward",)  # of the forward passes that the shadows ask for
+    for key, value in plain.logged.items():
+        assert watched.logged[key] == value or key[1].startswith(costs), key
+    for name, tensor in alone.learner.weights().items():
+        assert torch.equal(beside.learner.weights()[name], tensor), name
 
 
 def test_finished_run_returns_what_it_measured_and_trains_nothing(model, tmp_path) -> None:
