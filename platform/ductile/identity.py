@@ -27,7 +27,10 @@ MACHINERY = {
 
 @dataclass(frozen=True)
 class Identity:
-    """`run` names everything the result depends on; `start` the same without the plan: the untouched beginning."""
+    """`run` names everything the result depends on; `start` the same without the plan and how it chooses problems.
+
+    That is the untouched beginning, and what a branch from it depends on.
+    """
 
     run: str
     start: str
@@ -48,7 +51,7 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
     values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
     values["version"] = __version__
     values["probes"] = {name: probe.version for name, probe in PROBES.items()}  # what was measured before meant another
-    start = {name: value for name, value in values.items() if name not in ("plan", "phase")}
+    start = {name: value for name, value in values.items() if name not in ("plan", "phase", "difficulty")}
     return Identity(_hash(values), _hash(start))
 
 
