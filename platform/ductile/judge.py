@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ductile.domains import make_domain
 from ductile.domains.base import Domain
-from ductile.problem import Group, JudgedGroup
+from ductile.problem import Group, JudgedGroup, Verdict
 
 
 class LocalJudge:
@@ -22,12 +24,20 @@ class LocalJudge:
         return self._domains.setdefault(domain.key, domain)
 
     def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
-        """One verdict per completion; a completion that could not be judged has the reward None."""
+        """One verdict per completion; one that could not be judged, or whose reward is no number, has the reward None."""
         judged = []
         for group in groups:
             domain = self._domains[group.problem.domain]
             verdicts = tuple(
-                domain.judge(group.problem, group.problem.hint + completion.text) for completion in group.completions
+                _finite(domain.judge(group.problem, group.problem.hint + completion.text))
+                for completion in group.completions
             )
             judged.append(JudgedGroup(group, verdicts))
         return judged
+
+
+def _finite(verdict: Verdict) -> Verdict:
+    """The verdict itself, or unjudged: a NaN would count as wrong in some means and spoil the others."""
+    if verdict.reward is None or math.isfinite(verdict.reward):
+        return verdict
+    return replace(verdict, reward=None, note=f"reward {verdict.reward}: not judged")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ductile.judge import LocalJudge
-from ductile.problem import Completion, Group, Problem
+from ductile.problem import Completion, Group, Problem, Verdict
 from ductile.settings import SettingsError
 
 
@@ -56,3 +56,14 @@ def test_domain_of_the_same_options_is_made_once() -> None:
 def test_wrong_domain_is_named_by_its_setting() -> None:
     with pytest.raises(SettingsError, match=r"phase\.hard\.domain\.name: unknown domain 'chain'"):
         LocalJudge().domain({"name": "chain"}, "phase.hard.domain")
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
+def test_reward_that_is_no_number_was_not_judged(reward: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = LocalJudge()
+    domain = judge.domain({"name": "chain_sum"})
+    [problem] = domain.problems(4, "train", 1, seed=0)
+    monkeypatch.setattr(type(domain), "judge", lambda self, problem, text: Verdict(reward, "direct", answer="7"))
+    [judged] = judge.judge([group(problem, "7", "8")])
+    assert [(verdict.reward, verdict.answer) for verdict in judged.verdicts] == [(None, "7")] * 2
+    assert all(str(reward) in verdict.note for verdict in judged.verdicts)
