@@ -24,7 +24,7 @@ class LocalJudge:
         return self._domains.setdefault(domain.key, domain)
 
     def judge(self, groups: Sequence[Group]) -> list[JudgedGroup]:
-        """One verdict per completion; one that could not be judged, or whose reward is no number, has the reward None."""
+        """One verdict per completion; where it could not be judged, or its reward is no number, the reward is None."""
         judged = []
         for group in groups:
             domain = self._domains[group.problem.domain]
