@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,12 @@ from mlflow import MlflowClient
 from tests.cluster.tiny import ROOT, TINY, finish, measured, runs_in
 
 pytestmark = pytest.mark.cluster
+WATCHED = (  # none of it changes what the run learns, since problems are chosen evenly
+    "difficulty.shadows=[all]",
+    "difficulty.reestimate=0.3",
+    "difficulty.refresh_every=1",
+    "difficulty.audit={every: 2, problems: 4, unseen: 2, samples: 4}",
+)
 ONE = ("variant=[parameter_only]", "plan=[guessable]", "seeds=1")
 RUN = "parameter_only-guessable-seed0"
 
@@ -100,7 +108,7 @@ def test_kill_of_the_driver_and_the_same_command_again_gives_the_same_run(
 def test_two_workers_with_deepspeed_learn_what_one_process_does(
     uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    settings = ("variant=parameter_only", "plan=guessable", "learner.workers=2", "cluster.cpus=4")
+    settings = ("variant=parameter_only", "plan=guessable", "learner.workers=2", "cluster.cpus=4", *WATCHED)
     finish(command("run", tmp_path, *settings, "learner.engine=deepspeed", "learner.zero=1", "rollout.actors=2"))
     (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
     ours, theirs = measured(run), measured(runs_in(uninterrupted)[RUN])
@@ -109,6 +117,54 @@ def test_two_workers_with_deepspeed_learn_what_one_process_does(
     ]
     np.testing.assert_allclose(drifts[0], drifts[1], rtol=1e-2)
     assert ours[1]["metrics"]["retention/prior"] == pytest.approx(theirs[1]["metrics"]["retention/prior"], abs=0.07)
+    assert [(row["step"], len(row["pool"]["estimators"])) for row in audits(run)] == [(0, 9), (2, 9), (4, 9)]
+
+
+def test_run_whose_difficulty_table_is_killed_ends_as_if_nothing_had_been(
+    uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    arguments = command("run", tmp_path, "variant=parameter_only", "plan=guessable", *WATCHED)
+    job = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    killed, deadline = set[int](), time.monotonic() + 240
+    while time.monotonic() < deadline and job.poll() is None and len(killed) < 2:
+        checkpoints = sorted(tmp_path.glob("*/checkpoint-*"))
+        if checkpoints and int(checkpoints[-1].name.split("-")[1]) >= 2 + len(killed):
+            for process in tables_of(job.pid) - killed:
+                os.kill(process, signal.SIGKILL)
+                killed.add(process)
+        time.sleep(0.02)
+    _, told = job.communicate(timeout=240)
+    assert job.returncode == 0, told
+    assert killed, "the run ended before its table could be killed"
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert measured(run) == measured(runs_in(uninterrupted)[RUN])
+    assert [row["step"] for row in audits(run)] == [0, 2, 4]
+
+
+def tables_of(job: int) -> set[int]:
+    """Processes of difficulty actors whose Ray the job started."""
+    found = set[int]()
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if status.read_bytes().startswith(b"ray::DifficultyActor") and job in ancestors(int(status.parent.name)):
+                found.add(int(status.parent.name))
+    return found
+
+
+def ancestors(process: int) -> set[int]:
+    """The process itself and those that started it."""
+    line = {process}
+    while process > 1:
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        line.add(process)
+    return line
+
+
+def audits(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's audits, as its latest checkpoint has them."""
+    latest = sorted(run.glob("checkpoint-*"))[-1]
+    rows: list[dict[str, Any]] = json.loads((latest / "state.json").read_text())["state"]["audits"]
+    return rows
 
 
 def test_branches_beside_the_run_measure_what_they_do_in_turn(
