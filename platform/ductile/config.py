@@ -526,7 +526,9 @@ class DifficultySettings:
     discount: float = setting(
         0.8, "share of the old evidence that is kept at each new visit of a problem (lambda)", above=0, high=1
     )
-    prior: tuple[float, ...] = setting((1.0, 1.0), "Beta prior: successes and failures", above=0)
+    prior: tuple[float, ...] = setting(
+        (1.0, 1.0), "Beta prior: successes and failures; kalman starts at the logit of its mean", above=0
+    )
     drift: float = setting(
         0.02, "how fast an unvisited problem's estimate fades to the prior, share of the evidence a step", low=0, high=1
     )

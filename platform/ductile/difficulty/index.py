@@ -41,6 +41,8 @@ class IdIndex:
     def add(self, ids: Sequence[str]) -> tuple[Rows, int]:
         """The row of each of the ids, those that are new appended; and how many were new."""
         before = len(self)
+        if len(ids) > FULL * len(self._slots):  # no fewer rows than that, where no id is given twice
+            self._rebuild(len(ids))
         rows = [self._add(part) for part in pack(ids).parts(PART)]
         return np.concatenate([np.zeros(0, np.int64), *rows]), len(self) - before
 
@@ -68,7 +70,7 @@ class IdIndex:
         offsets = self._offsets.values
         texts = Texts(self._text.values, offsets[:-1], np.diff(offsets))
         self._hashes.become(np.concatenate([np.zeros(0, np.uint64), *map(self._hashes_of, texts.parts(PART))]))
-        self._rebuild()
+        self._rebuild(len(self))
 
     def _add(self, texts: Texts) -> Rows:
         hashes = self._hashes_of(texts)
@@ -88,13 +90,13 @@ class IdIndex:
         self._offsets.extend(self._offsets.values[-1] + np.cumsum(texts.lengths))
         self._hashes.extend(hashes)
         if len(self) > FULL * len(self._slots):
-            self._rebuild()
+            self._rebuild(len(self))
         else:
             self._place(rows, hashes)
 
-    def _rebuild(self) -> None:
-        """Slots anew, at least half as many again as there are rows."""
-        self._slots = np.full(max(16, 1 << int(np.ceil(np.log2(max(len(self), 1) / FULL)))), FREE, np.int32)
+    def _rebuild(self, rows: int) -> None:
+        """Slots anew, at least half as many again as these rows."""
+        self._slots = np.full(max(16, 1 << int(np.ceil(np.log2(max(rows, 1) / FULL)))), FREE, np.int32)
         for first in range(0, len(self), PART):
             hashes = self._hashes.values[first : first + PART]
             self._place(np.arange(first, first + len(hashes)), hashes)

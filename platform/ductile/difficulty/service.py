@@ -41,7 +41,7 @@ class DifficultyTable:
     Steps are counted within a phase by those who call; the table keeps a clock that runs on over phases, so that
     the age of an estimate from an earlier phase is right. A call that raises has changed nothing.
 
-    A problem takes some 90 bytes with the estimator beta, its id of 36 included (benchmarks/difficulty_table.py), and
+    A problem takes some 100 bytes with the estimator beta, its id of 36 included (benchmarks/difficulty_table.py), and
     no call but `start_phase`, `measure_first`, `snapshot` and `restore` takes longer in a larger table: the others
     look at their own problems and at no more than `difficulty.considered` of the pool.
     """
