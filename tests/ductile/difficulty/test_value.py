@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq, minimize
 from scipy.special import expit
 from scipy.stats import binom
 
 from ductile.difficulty.base import Evidence, Visits
 from ductile.difficulty.population import dispersion, excess
-from ductile.difficulty.value import KEPT, ValueEstimator
+from ductile.difficulty.value import KEPT, ValueEstimator, implicit_gradient
 
 
 def shown(states: np.ndarray, rows: np.ndarray | None = None) -> Evidence:
@@ -27,29 +28,44 @@ STATES = np.array([[1.0, 6.0], [3.0, 2.0], [5.0, 4.0]])
 SCALED = (STATES - [3, 4]) / np.sqrt([8 / 3, 8 / 3]) / np.sqrt(2)
 
 
-def test_each_visit_is_one_gradient_step_of_the_binomial_loss_in_order() -> None:
-    made = estimator(4)
+@pytest.mark.parametrize("rate", [0.01, 0.1, 30.0])
+def test_each_visit_is_one_implicit_step_on_the_binomial_loss_in_order(rate: float) -> None:
+    made = estimator(4, rate)
     made.refresh(shown(STATES), 0)
     made.observe(Visits(np.array([0, 2]), np.array([3.0, 0.0]), np.array([4.0, 5.0])), 0)
-    weights, bias = np.zeros(2), 0.0
-    for state, wins, count in ((SCALED[0], 3, 4), (SCALED[2], 0, 5)):
+    here = np.zeros(3)
+    for state, wins, count in ((SCALED[0], 3, 4), (SCALED[2], 0, 5)):  # least loss, but for |change|^2 / (2 rate)
 
-        def loss(both: np.ndarray, state: np.ndarray = state, wins: int = wins, count: int = count) -> float:
-            p = expit(both[:2] @ state + both[2])
-            return float(-wins * np.log(p) - (count - wins) * np.log(1 - p))
+        def loss(
+            both: np.ndarray, at: np.ndarray = here, x: np.ndarray = state, s: int = wins, n: int = count
+        ) -> float:
+            score = both[:2] @ x + both[2]
+            return float(n * np.logaddexp(0, score) - s * score + ((both - at) ** 2).sum() / (2 * rate))
 
-        here = np.array([*weights, bias])
-        gradient = np.array([(loss(here + e) - loss(here - e)) / 2e-5 for e in 1e-5 * np.eye(3)])
-        weights, bias = weights - 0.1 * gradient[:2], bias - 0.1 * gradient[2]
-    expected = expit([*(SCALED @ weights + bias), bias])  # the last row has no state: the average one's
-    assert made.predict(np.arange(4), 0).mean == pytest.approx(expected, rel=1e-6)
+        here = minimize(loss, here, method="BFGS", options={"gtol": 1e-9}).x
+    expected = expit([*(SCALED @ here[:2] + here[2]), here[2]])  # the last row has no state: the average one's
+    assert made.predict(np.arange(4), 0).mean == pytest.approx(expected, rel=1e-4)
+
+
+def test_small_step_is_the_gradients() -> None:
+    assert implicit_gradient(0.3, 1e-7, 3.0, 8.0) == pytest.approx(3 - 8 * expit(0.3), rel=1e-5)
+    assert implicit_gradient(0.0, 0.5, 4.0, 8.0) == 0.0
+
+
+def test_no_rate_is_too_large() -> None:
+    made = estimator(3, rate=1e4)
+    made.refresh(shown(STATES), 0)
+    for step in range(20):
+        made.observe(Visits(np.array([0]), np.array([2.0]), np.array([8.0])), step)
+    assert made.predict(np.array([0]), 20).mean[0] == pytest.approx(0.25, abs=1e-3)
 
 
 def test_visit_of_a_problem_without_a_state_teaches_the_bias_alone() -> None:
     made = estimator(4)
     made.refresh(shown(STATES), 0)
     made.observe(Visits(np.array([3]), np.array([4.0]), np.array([4.0])), 0)
-    assert made.predict(np.arange(4), 0).mean == pytest.approx(np.full(4, expit(0.1 * 2)))
+    root = expit(brentq(lambda bias: bias - 0.1 * (4 - 4 * expit(bias)), 0, 1))
+    assert made.predict(np.arange(4), 0).mean == pytest.approx(np.full(4, root))
     assert made.diagnostics()["weight_norm"] == 0
 
 
