@@ -84,7 +84,7 @@ def test_new_scale_leaves_the_model_the_same_function_of_a_state() -> None:
 
 
 def test_uncertainty_is_the_spread_beyond_binomial_noise() -> None:
-    made = estimator(3, rate=1e-9)  # learns nothing: V stays 1/2
+    made = estimator(4, rate=1e-9)  # learns nothing: V stays 1/2
     made.refresh(shown(STATES), 0)
     seen = Visits(np.array([0, 1, 2]), np.array([4.0, 0.0, 3.0]), np.array([4.0, 4.0, 4.0]))
     made.observe(seen, 0)
@@ -94,7 +94,9 @@ def test_uncertainty_is_the_spread_beyond_binomial_noise() -> None:
     assert made.diagnostics()["dispersion"] == pytest.approx(rho)
     assert made.predict(np.array([0]), 0).uncertainty[0] == pytest.approx((rho * 0.25) ** 0.5)
     made.observe(Visits(np.array([0]), np.array([1.0]), np.array([1.0])), 1)  # one completion tells no spread
+    made.observe(Visits(np.array([3]), np.array([4.0]), np.array([4.0])), 2)  # nor does one without a state
     assert made.diagnostics()["dispersion"] == pytest.approx(rho)
+    assert made.predict(np.array([3]), 2).uncertainty[0] == pytest.approx((0.25 / 3) ** 0.5)
 
 
 def test_excess_is_unbiased() -> None:
@@ -111,3 +113,8 @@ def test_dispersion_of_many_beta_binomial_visits_is_that_of_the_beta() -> None:
     assert dispersion(seen, value, (1.0, 1.0)) == pytest.approx(0.25, abs=0.01)
     exact = Visits(seen.rows, rng.binomial(6, value).astype(float), seen.counts)
     assert dispersion(exact, value, (1.0, 1.0)) < 0.01
+
+
+def test_predictions_better_than_chance_allows_leave_the_priors_dispersion() -> None:
+    exact = Visits(np.arange(9), np.full(9, 2.0), np.full(9, 4.0))
+    assert dispersion(exact, np.full(9, 0.5), (1.0, 1.0)) == pytest.approx(1 / 3 / 10)
