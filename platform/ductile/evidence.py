@@ -45,12 +45,14 @@ def gather(
                  whole softmax at this temperature: `rollout.top_p` below 1 is in neither policy.
     reference:   outcomes that were rolled out anew, where that is needed: passed on
     """
-    cost = 0
     states: NDArray[np.float32] | None = None
+    ratios, cost = np.zeros(0), 0
     if FEATURES in needs and problems:
         states, cost = prompt_states(pool, policy, problems)
-    kept: list[KeptGroup] = buffer.groups([problem.id for problem in problems]) if RATIOS in needs else []
-    ratios, tokens = log_ratios(pool, policy, kept, temperature)
+    kept = buffer.groups([problem.id for problem in problems]) if RATIOS in needs else []
+    if kept:
+        ratios, tokens = log_ratios(pool, policy, kept, temperature)
+        cost += tokens
     return Gathered(
         feature_ids=[] if states is None else [problem.id for problem in problems],
         features=states,
@@ -58,7 +60,7 @@ def gather(
         log_ratios=ratios.tolist(),
         rewards=[float(reward) for each in kept for reward in each.rewards],
         reference=reference,
-    ), cost + tokens
+    ), cost
 
 
 def prompt_states(pool: RunPool, policy: PolicyRef, problems: Sequence[Problem]) -> tuple[NDArray[np.float32], int]:
@@ -93,8 +95,9 @@ def last_states(loaded: Any, rows: Rows) -> tuple[NDArray[np.float32], int]:
 def log_ratios(
     pool: RunPool, policy: PolicyRef, kept: Sequence[KeptGroup], temperature: float
 ) -> tuple[NDArray[np.float64], int]:
-    """log pi(y) - log mu(y), [completion] float64, in the order of the groups; and the tokens it took."""
-    ratios, tokens = [np.zeros(0)], 0
+    """log pi(y) - log mu(y), [completion] float64, in the order of at least one group; and the tokens it took."""
+    ratios: list[NDArray[np.float64]] = []
+    tokens = 0
     for part in _parts(kept):
         groups = [each.group for each in part]
         scored = pool.score(policy, groups, temperature)

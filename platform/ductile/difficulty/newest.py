@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ductile.difficulty.base import Arrays, Visits
 
@@ -41,10 +42,11 @@ def last_of_each_row(visits: Visits) -> Visits:
 def pooled(visits: Visits) -> Visits:
     """All visits of a row as one."""
     rows, position = np.unique(visits.rows, return_inverse=True)
-    successes, counts = (np.bincount(position, each, len(rows)) for each in (visits.successes, visits.counts))
-    return Visits(rows, successes, counts)
+    sums = np.zeros((len(rows), 2))
+    np.add.at(sums, position, np.stack([visits.successes, visits.counts], axis=1))
+    return Visits(rows, sums[:, 0], sums[:, 1])
 
 
-def chosen(visits: Visits, which: np.ndarray) -> Visits:  # type: ignore[type-arg]
+def chosen(visits: Visits, which: NDArray[np.int64] | NDArray[np.bool_]) -> Visits:
     """Some of the visits: their positions, or a bool for each."""
     return Visits(visits.rows[which], visits.successes[which], visits.counts[which])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from ductile.difficulty.base import Floats, Visits
+
+Number = TypeVar("Number", float, Floats)
 
 
 def rates_and_squares(visits: Visits) -> tuple[Floats, Floats]:
@@ -34,7 +38,7 @@ def population(visits: Visits, prior: tuple[float, float]) -> tuple[float, float
     return float(mean), float(np.sqrt(np.clip(square - mean**2, min(floor, mean * (1 - mean)), mean * (1 - mean))))
 
 
-def excess(rates: Floats, counts: Floats, predicted: Floats) -> Floats:
+def excess(rates: Number, counts: Number, predicted: Number) -> Number:
     """(p - predicted)^2 without bias, for the pass rate p of each visited problem: [visit] float64, also below 0.
 
     That is (s/n - predicted)^2 - (s/n)(1 - s/n)/(n - 1): the second term is the noise of s/n. Counts are above 1.

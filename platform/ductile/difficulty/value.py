@@ -1,14 +1,16 @@
 """A value model learned online (PCL, arXiv 2510.01135): V(x) = sigmoid(w f(x) + b) on the prompt's last hidden state f.
 
-Each step's visits are gone through once, in order, before they are forgotten. For s successes of n
+Each step's visits are gone through once, in order, before they are forgotten. For s successes of n, with x = (f(x), 1),
 
-    (w, b) <- (w, b) + rate (s - n V(x)) (f(x), 1),      the gradient step on the binomial loss of s,
+    (w, b) <- (w, b) + rate (s - n V'(x)) x,
 
-with f on a scale where its squared norm is 1 on average (`hidden.Scale`), so that the step is stable for rate * n < 4.
-PCL's value model is a language model of the policy's size, regressed on the mean reward; this one is linear and reads
-the policy's own states, which are as of the last refresh. The scale is that of the refresh's states, and when it
-changes (w, b) are changed with it, so that V stays the same function of a state. A problem without a state is treated
-as one whose state is the average: its estimate is sigmoid(b), and it teaches b alone.
+the gradient step on the binomial loss of s, with V' by the new (w, b) and not by the old (implicit SGD, Toulis and
+Airoldi, 2017): the same for small steps, and at any rate and any length of x it does not go beyond s / n. f is on a
+scale where its squared norm is 1 on average (`hidden.Scale`). PCL's value model is a language model of the policy's
+size, regressed on the mean reward; this one is linear and reads the policy's own states, which are as of the last
+refresh. When a refresh changes the scale, (w, b) are changed with it, so that V stays the same function of a state.
+A problem without a state is treated as one whose state is the average: its estimate is sigmoid(b), and it teaches b
+alone.
 
 The uncertainty is how far pass rates were from V beyond binomial noise, as the dispersion of a Beta around V:
 Var(p) = rho V (1 - V). Over the visits i, with V as it was before the visit taught it,
@@ -19,7 +21,7 @@ Var(p) = rho V (1 - V). Over the visits i, with V as it was before the visit tau
 in [0, 1]. The second term of e is the unbiased estimate of the noise in s/n; visits of one completion do not tell it
 and are left out. A visit's g is `KEPT` to the power of the visits after it. The prior Beta(a, b), of dispersion rho_0 =
 1 / (a + b + 1) and v_0 = a b / (a + b)^2, counts as one visit that is never forgotten, and alone for problems without a
-state.
+state. Of problems that are asked again and again V may know more than of others; rho is of those that are asked.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from ductile.config import DifficultySettings
@@ -81,14 +84,18 @@ class ValueEstimator:
         states = np.zeros((len(visits.rows), len(self._weights)))
         if known.any():
             states[known] = self._scale(self._states.of(visits.rows[known]))
-        for state, has_state, wins, count in zip(states, known, visits.successes, visits.counts, strict=True):
-            value = float(expit(state @ self._weights + self._bias))
+        for state, has_state, wins, count in zip(
+            states, known.tolist(), visits.successes.tolist(), visits.counts.tolist(), strict=True
+        ):
+            score = float(state @ self._weights) + self._bias
+            value = float(expit(score))
             if has_state and count > 1:
-                self._excess = KEPT * self._excess + float(excess(wins / count, count, value))
+                self._excess = KEPT * self._excess + excess(wins / count, count, value)
                 self._binary = KEPT * self._binary + value * (1 - value)
-            gradient = wins - count * value
-            self._weights = self._weights + self._rate * gradient * state
-            self._bias += self._rate * float(gradient)
+            length = float(state @ state) + 1
+            moved = self._rate * implicit_gradient(score, self._rate * length, wins, count)
+            self._weights = self._weights + moved * state
+            self._bias += moved
 
     def measure_first(self, visits: Visits, step: int) -> None:
         """Outcomes of the untouched base have no hidden states yet and teach it nothing."""
@@ -139,3 +146,11 @@ class ValueEstimator:
         """rho."""
         beyond = self._prior_dispersion * self._prior_variance + max(self._excess, 0.0)
         return min(beyond / (self._prior_variance + self._binary), 1.0)
+
+
+def implicit_gradient(score: float, rate: float, wins: float, count: float) -> float:
+    """g = wins - count sigmoid(score + rate g): how far a step along the gradient at its own end goes."""
+    explicit = wins - count * float(expit(score))
+    if abs(rate * explicit) < 1e-12:
+        return explicit
+    return float(brentq(lambda g: wins - count * expit(score + rate * g) - g, *sorted((0.0, explicit)), xtol=1e-14))

@@ -104,6 +104,8 @@ def test_a_reference_that_is_rolled_out_replaces_the_last_and_visits_do_not_ente
     made.refresh(shown([*range(6)], states), 3)  # none came: the last goes on
     assert made.predict(np.array([4, 5]), 3).mean.tolist() == turned.tolist()
     assert made.diagnostics()["reference"] == 4
+    made.refresh(shown([0], [[1.0, 0.1]], visits([0, 2], [1, 0], 4.0)), 4)
+    assert made.diagnostics()["reference"] == 2
 
 
 def test_problem_without_a_state_has_the_references_mean_and_spread() -> None:

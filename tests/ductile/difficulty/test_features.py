@@ -12,7 +12,7 @@ from scipy.stats import norm
 from ductile.config import HiddenStateSettings
 from ductile.difficulty.base import Evidence, Visits
 from ductile.difficulty.features import FeaturesEstimator, LaplaceFit, Span, left_out, sigmoid_moments, thinned
-from ductile.difficulty.population import population
+from ductile.difficulty.population import dispersion, population
 
 PRIOR = (1.5, 2.5)
 
@@ -73,6 +73,30 @@ def test_dependent_completions_are_thinned_to_what_they_are_worth() -> None:
     assert thinned(seen, 1.0).counts == pytest.approx([1, 1, 1])
     assert thinned(seen, 0.5).counts == pytest.approx([1.6, 8 / 4.5, 1])
     assert thinned(seen, 0.5).successes == pytest.approx([0.8, 8 / 4.5, 1])
+
+
+def test_estimates_are_those_of_a_thinned_fit_with_the_dispersion_around_what_is_left_out() -> None:
+    rng = np.random.default_rng(2)
+    states = rng.normal(size=(25, 3)).astype(np.float32)
+    rates = rng.beta(0.5, 0.5, 20)  # no function of the states
+    seen = Visits(np.arange(20), rng.binomial(6, rates).astype(float), np.full(20, 6.0))
+    made = FeaturesEstimator(PRIOR, HiddenStateSettings(ridge=0.5))
+    made.grow(25, 0)
+    made.observe(seen, 0)
+    made.refresh(shown(states), 0)
+
+    scaled = (states - states.mean(axis=0)) / states.std(axis=0) / np.sqrt(3)
+    asked, others = scaled[:20].astype(np.float64), scaled[20:].astype(np.float64)
+    none = np.zeros(20)
+    first = expit(LaplaceFit(asked, seen, PRIOR, 0.5).logits(asked, none)[0])
+    thin = thinned(seen, dispersion(seen, first, PRIOR))
+    rho = dispersion(seen, left_out(asked, thin, PRIOR, 0.5), PRIOR)
+    mean, deviation = sigmoid_moments(*LaplaceFit(asked, thin, PRIOR, 0.5).logits(others, np.zeros(5)))
+    belief = made.predict(np.arange(20, 25), 0)
+    assert belief.mean == pytest.approx(mean, abs=1e-5)
+    expected = np.sqrt(np.minimum(deviation**2 + rho * mean * (1 - mean), mean * (1 - mean)))
+    assert belief.uncertainty == pytest.approx(expected, abs=1e-5)
+    assert made.diagnostics()["dispersion"] == pytest.approx(rho, abs=1e-5)
 
 
 def test_one_problem_alone_can_be_fitted() -> None:

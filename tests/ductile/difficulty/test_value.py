@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq, minimize
 from scipy.special import expit
 from scipy.stats import binom
 
 from ductile.difficulty.base import Evidence, Visits
 from ductile.difficulty.population import dispersion, excess
-from ductile.difficulty.value import KEPT, ValueEstimator
+from ductile.difficulty.value import KEPT, ValueEstimator, implicit_gradient
 
 
 def shown(states: np.ndarray, rows: np.ndarray | None = None) -> Evidence:
@@ -27,29 +28,44 @@ STATES = np.array([[1.0, 6.0], [3.0, 2.0], [5.0, 4.0]])
 SCALED = (STATES - [3, 4]) / np.sqrt([8 / 3, 8 / 3]) / np.sqrt(2)
 
 
-def test_each_visit_is_one_gradient_step_of_the_binomial_loss_in_order() -> None:
-    made = estimator(4)
+@pytest.mark.parametrize("rate", [0.01, 0.1, 30.0])
+def test_each_visit_is_one_implicit_step_on_the_binomial_loss_in_order(rate: float) -> None:
+    made = estimator(4, rate)
     made.refresh(shown(STATES), 0)
     made.observe(Visits(np.array([0, 2]), np.array([3.0, 0.0]), np.array([4.0, 5.0])), 0)
-    weights, bias = np.zeros(2), 0.0
-    for state, wins, count in ((SCALED[0], 3, 4), (SCALED[2], 0, 5)):
+    here = np.zeros(3)
+    for state, wins, count in ((SCALED[0], 3, 4), (SCALED[2], 0, 5)):  # least loss, but for |change|^2 / (2 rate)
 
-        def loss(both: np.ndarray, state: np.ndarray = state, wins: int = wins, count: int = count) -> float:
-            p = expit(both[:2] @ state + both[2])
-            return float(-wins * np.log(p) - (count - wins) * np.log(1 - p))
+        def loss(
+            both: np.ndarray, at: np.ndarray = here, x: np.ndarray = state, s: int = wins, n: int = count
+        ) -> float:
+            score = both[:2] @ x + both[2]
+            return float(n * np.logaddexp(0, score) - s * score + ((both - at) ** 2).sum() / (2 * rate))
 
-        here = np.array([*weights, bias])
-        gradient = np.array([(loss(here + e) - loss(here - e)) / 2e-5 for e in 1e-5 * np.eye(3)])
-        weights, bias = weights - 0.1 * gradient[:2], bias - 0.1 * gradient[2]
-    expected = expit([*(SCALED @ weights + bias), bias])  # the last row has no state: the average one's
-    assert made.predict(np.arange(4), 0).mean == pytest.approx(expected, rel=1e-6)
+        here = minimize(loss, here, method="BFGS", options={"gtol": 1e-9}).x
+    expected = expit([*(SCALED @ here[:2] + here[2]), here[2]])  # the last row has no state: the average one's
+    assert made.predict(np.arange(4), 0).mean == pytest.approx(expected, rel=1e-4)
+
+
+def test_small_step_is_the_gradients() -> None:
+    assert implicit_gradient(0.3, 1e-7, 3.0, 8.0) == pytest.approx(3 - 8 * expit(0.3), rel=1e-5)
+    assert implicit_gradient(0.0, 0.5, 4.0, 8.0) == 0.0
+
+
+def test_no_rate_is_too_large() -> None:
+    made = estimator(3, rate=1e4)
+    made.refresh(shown(STATES), 0)
+    for step in range(20):
+        made.observe(Visits(np.array([0]), np.array([2.0]), np.array([8.0])), step)
+    assert made.predict(np.array([0]), 20).mean[0] == pytest.approx(0.25, abs=1e-3)
 
 
 def test_visit_of_a_problem_without_a_state_teaches_the_bias_alone() -> None:
     made = estimator(4)
     made.refresh(shown(STATES), 0)
     made.observe(Visits(np.array([3]), np.array([4.0]), np.array([4.0])), 0)
-    assert made.predict(np.arange(4), 0).mean == pytest.approx(np.full(4, expit(0.1 * 2)))
+    root = expit(brentq(lambda bias: bias - 0.1 * (4 - 4 * expit(bias)), 0, 1))
+    assert made.predict(np.arange(4), 0).mean == pytest.approx(np.full(4, root))
     assert made.diagnostics()["weight_norm"] == 0
 
 
@@ -68,7 +84,7 @@ def test_new_scale_leaves_the_model_the_same_function_of_a_state() -> None:
 
 
 def test_uncertainty_is_the_spread_beyond_binomial_noise() -> None:
-    made = estimator(3, rate=1e-9)  # learns nothing: V stays 1/2
+    made = estimator(4, rate=1e-9)  # learns nothing: V stays 1/2
     made.refresh(shown(STATES), 0)
     seen = Visits(np.array([0, 1, 2]), np.array([4.0, 0.0, 3.0]), np.array([4.0, 4.0, 4.0]))
     made.observe(seen, 0)
@@ -78,7 +94,9 @@ def test_uncertainty_is_the_spread_beyond_binomial_noise() -> None:
     assert made.diagnostics()["dispersion"] == pytest.approx(rho)
     assert made.predict(np.array([0]), 0).uncertainty[0] == pytest.approx((rho * 0.25) ** 0.5)
     made.observe(Visits(np.array([0]), np.array([1.0]), np.array([1.0])), 1)  # one completion tells no spread
+    made.observe(Visits(np.array([3]), np.array([4.0]), np.array([4.0])), 2)  # nor does one without a state
     assert made.diagnostics()["dispersion"] == pytest.approx(rho)
+    assert made.predict(np.array([3]), 2).uncertainty[0] == pytest.approx((0.25 / 3) ** 0.5)
 
 
 def test_excess_is_unbiased() -> None:
@@ -95,3 +113,8 @@ def test_dispersion_of_many_beta_binomial_visits_is_that_of_the_beta() -> None:
     assert dispersion(seen, value, (1.0, 1.0)) == pytest.approx(0.25, abs=0.01)
     exact = Visits(seen.rows, rng.binomial(6, value).astype(float), seen.counts)
     assert dispersion(exact, value, (1.0, 1.0)) < 0.01
+
+
+def test_predictions_better_than_chance_allows_leave_the_priors_dispersion() -> None:
+    exact = Visits(np.arange(9), np.full(9, 2.0), np.full(9, 4.0))
+    assert dispersion(exact, np.full(9, 0.5), (1.0, 1.0)) == pytest.approx(1 / 3 / 10)
