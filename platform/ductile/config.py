@@ -416,7 +416,7 @@ class HiddenStateSettings:
 
     rate: float = setting(0.05, "value: step size of the online logistic regression", above=0)
     ridge: float = setting(1.0, "features: strength of the ridge, on states of squared norm 1 on average", above=0)
-    window: int = setting(512, "features: newest visits that it is fitted to", low=8)
+    window: int = setting(256, "features: newest visits that it is fitted to", low=8)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Reestimation:
             return {}, {}
         started, problems = time.monotonic(), [*phase.pool.values(), *self._unseen(phase)]
         reference, completions, sampled = None, 0, 0
-        if REFERENCE in self._needs and settings.estimator == "attention" and settings.attention.reference:
+        if REFERENCE in self._needs:
             asked = phase.some(settings.attention.reference, self._settings.seed, f"{stream}/reference")
             judged = self._rollouts.roll_out(policy, asked, f"{stream}/reference", self._settings.rollout.group_size)
             reference, completions, sampled = successes(judged), *_counted(judged)

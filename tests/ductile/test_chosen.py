@@ -9,6 +9,8 @@ import pytest
 
 from ductile.checks import check
 from ductile.config import (
+    AttentionSettings,
+    AuditSettings,
     DifficultySettings,
     KnapsackSettings,
     ObjectiveSettings,
@@ -94,3 +96,24 @@ def test_pilots_are_spread_over_the_contexts_evenly() -> None:
         mistakes(given, screen=ScreenSettings(pilots=6))
     )
     assert "difficulty.screen" not in "\n".join(mistakes(given, screen=ScreenSettings(pilots=8)))
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "allowed"),
+    [
+        ({"attention": AttentionSettings(reference=8)}, "attention.reference: 8 ", {"estimator": "attention"}),
+        ({"offline": 8}, "offline: 8 ", {"selection": "falling"}),
+        ({"shadows": ("kalman",)}, "shadows: ['kalman'] ", {"audit": AuditSettings(every=5)}),
+    ],
+)
+def test_nothing_is_measured_for_nobody(given: dict[str, Any], path: str, allowed: dict[str, Any]) -> None:
+    [line] = mistakes(**given)
+    assert line.startswith(f"difficulty.{path}")
+    assert mistakes(**given, **allowed) == []
+
+
+def test_audits_spread_over_the_contexts_evenly() -> None:
+    given = replace(SETTINGS, variant=replace(SETTINGS.variant, contexts=5))
+    assert "difficulty.audit.samples: 32 is no multiple of variant.contexts (5)" in "\n".join(
+        mistakes(given, audit=AuditSettings(every=5))
+    )

@@ -8,7 +8,13 @@ from ductile.checks.asked import (
     name_mistakes,
     pool_mistakes,
 )
-from ductile.checks.chosen import allocation_mistakes, family_mistakes, screening_mistakes, static_mistakes
+from ductile.checks.chosen import (
+    allocation_mistakes,
+    family_mistakes,
+    screening_mistakes,
+    static_mistakes,
+    watching_mistakes,
+)
 from ductile.checks.learned import (
     adapter_mistakes,
     context_mistakes,
@@ -33,6 +39,7 @@ def check(settings: RunSettings) -> list[str]:
         probe_domain_mistakes,
         memory_mistakes,
         family_mistakes,
+        watching_mistakes,
         static_mistakes,
         allocation_mistakes,
         screening_mistakes,

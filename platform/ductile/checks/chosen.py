@@ -23,6 +23,34 @@ def family_mistakes(settings: RunSettings) -> Iterator[str]:
         yield one_of("difficulty.allocation", difficulty.allocation, ALLOCATIONS, "allocation")
 
 
+def watching_mistakes(settings: RunSettings) -> Iterator[str]:
+    """What would be measured for nobody: rollouts for estimators that nothing reads, shadows without an audit."""
+    difficulty, contexts = settings.difficulty, settings.variant.contexts
+    audit, watch = difficulty.audit, {difficulty.estimator, *difficulty.shadows}
+    if difficulty.attention.reference and difficulty.estimator != "attention":
+        yield (
+            f"difficulty.attention.reference: {difficulty.attention.reference} problems would be rolled out anew for "
+            f"attention, but selection reads {difficulty.estimator}; allowed: 0, where the step's own groups serve, or "
+            f"difficulty.estimator=attention"
+        )
+    if difficulty.offline and not watch & {"frozen", ALL} and difficulty.selection not in STATIC:
+        yield (
+            f"difficulty.offline: {difficulty.offline} completions of every problem would be read by nothing; allowed: "
+            f"0, the estimator frozen (also in difficulty.shadows), or a selection by static difficulty: "
+            f"{', '.join(STATIC)}"
+        )
+    if difficulty.shadows and not audit.every:
+        yield (
+            f"difficulty.shadows: {list(difficulty.shadows)} would be read by nothing without an audit; set "
+            f"difficulty.audit.every, or leave them out"
+        )
+    if contexts and audit.every and audit.samples % contexts:
+        yield (
+            f"difficulty.audit.samples: {audit.samples} is no multiple of variant.contexts ({contexts}), and each "
+            f"context gets as many completions; allowed: a multiple of {contexts}"
+        )
+
+
 def static_mistakes(settings: RunSettings) -> Iterator[str]:
     """Selection by a static difficulty that nothing says.
 
