@@ -33,14 +33,19 @@ def test_every_member_of_the_families_passes() -> None:
     graded = replace(SETTINGS, phase={"first": replace(PHASE, levels=(4, 6))})
     assert [rule for rule in SELECTORS if mistakes(graded, selection=rule)] == []
     assert [name for name in ALLOCATIONS if mistakes(graded, allocation=name)] == []
-    assert mistakes(graded, shadows=("all",)) == [] and mistakes(graded, shadows=tuple(ESTIMATORS)) == []
+    audit = AuditSettings(every=5)
+    assert [s for s in (("all",), tuple(ESTIMATORS)) if mistakes(graded, shadows=s, audit=audit)] == []
 
 
 @pytest.mark.parametrize(
     ("values", "path", "nearest"),
     [
         ({"estimator": "betta"}, "difficulty.estimator: unknown estimator 'betta'; allowed: ", "beta"),
-        ({"shadows": ("beta", "al")}, "difficulty.shadows[1]: unknown estimator 'al'; allowed: all, ", "all"),
+        (
+            {"shadows": ("beta", "al"), "audit": AuditSettings(every=5)},
+            "difficulty.shadows[1]: unknown estimator 'al'; allowed: all, ",
+            "all",
+        ),
         (
             {"selection": "tomson"},
             "difficulty.selection: unknown selection rule 'tomson'; allowed: ability, ",
