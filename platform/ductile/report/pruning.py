@@ -48,7 +48,7 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
                     panel.set_title(f"{fraction:.0%} kept")
                 if not across:
                     panel.set_ylabel(label)
-        handles = [Line2D([], [], linewidth=1.8, label=rule, **_style(rule)) for number, rule in enumerate(rules)]
+        handles = [Line2D([], [], linewidth=1.8, label=rule, **_style(rule)) for rule in rules]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.8)
         figure.savefig(path, dpi=DPI)
     return path
