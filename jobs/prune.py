@@ -26,7 +26,7 @@ from rich.console import Console
 
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import CrossingSettings
-from ductile.report.crossing import summary
+from ductile.report.crossing import against_random, summary
 from ductile.report.pruning import draw_pruning
 from ductile.scores import SCORES
 from ductile.scores.pruned import Cell, Study, cells, crossing_mistakes
@@ -102,7 +102,13 @@ def results(settings: CrossingSettings, found: Sequence[tuple[Cell, Any]]) -> di
         {"size": cell.size, "fraction": cell.fraction, "rule": cell.rule, "seed": cell.seed, **result}
         for cell, result in found
     ]
-    return {"settings": as_plain(settings), "versions": versions(), "rows": rows, "crossings": summary(rows)}
+    return {
+        "settings": as_plain(settings),
+        "versions": versions(),
+        "rows": rows,
+        "crossings": summary(rows),
+        "against_random": against_random(rows),
+    }
 
 
 def _trained(settings: CrossingSettings, part: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:

@@ -85,6 +85,15 @@ def test_crossing_in_words_and_table() -> None:
     assert "0.500 ±1.271" in console.export_text()  # t(0.975, 1) 12.706 times 0.1
 
 
+class Never:
+    """A score that must not be computed."""
+
+    needs = frozenset({"worked"})
+
+    def __call__(self, asked: Any) -> Any:
+        raise AssertionError("computed again")
+
+
 SCORED = [
     "plan=medium", "phase.medium.levels=[4,6]", "phase.medium.pool=10", "rollout.groups=2", "rollout.max_tokens=4",
     "fit.steps=3", "early=2", "evals=2", "inits=1", "subsets=2", "samples=2", "clusters=2",
@@ -116,7 +125,7 @@ def test_scores_of_a_plan_are_written_and_prune_a_run(
     assert first.provenance["model"]["fingerprint"] and first.provenance["versions"]["torch"]
     assert "medium" in capsys.readouterr().out
 
-    monkeypatch.setitem(scores.SCORES, "el2n", None)  # it is there already
+    monkeypatch.setitem(scores.SCORES, "el2n", Never())  # it is there already
     run("scores=[prototypes,el2n]")
     second = read_scores(str(file))
     assert list(second.scores) == ["prototypes", "el2n", "failure_rate"]

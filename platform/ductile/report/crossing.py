@@ -60,34 +60,71 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each kept share and metric: the crossing, and hard minus easy at each size with its paired t interval.
 
     rows: of trainings, with size, fraction, rule, seed and the metrics. Only seeds that have every size count.
+    by_seed: the crossing of each seed's own curve, None where it lies above the largest size or nothing differs.
     """
     found = []
     for fraction in sorted({row["fraction"] for row in rows if row["rule"] != "all"}, reverse=True):
         for metric, sign in METRICS.items():
-            values = {
-                (row["rule"], row["size"], row["seed"]): sign * row[metric]
-                for row in rows
-                if row["fraction"] == fraction and row["rule"] in ("easy", "hard")
-            }
-            sizes = sorted({size for _, size, _ in values})
-            seeds = sorted({seed for _, _, seed in values})
-            whole = [s for s in seeds if all((r, n, s) in values for r in ("easy", "hard") for n in sizes)]
+            hard, easy = (_values(rows, fraction, rule, metric, sign) for rule in ("hard", "easy"))
+            sizes = sorted({size for size, _ in hard.keys() | easy.keys()})
+            seeds = sorted({seed for _, seed in hard.keys() | easy.keys()})
+            whole = [seed for seed in seeds if all((n, seed) in each for n in sizes for each in (hard, easy))]
             if not whole:
                 continue
-            curves = np.array([[values["hard", n, s] - values["easy", n, s] for n in sizes] for s in whole])
-            at = []
-            for n in sizes:
-                hard, easy = ({s: values[rule, n, s] for s in whole} for rule in ("hard", "easy"))
-                difference = paired_difference(hard, easy)
-                assert difference is not None
-                at.append({"size": n, "mean": difference.mean, "low": difference.low, "high": difference.high})
+            curves = np.array([[hard[n, seed] - easy[n, seed] for n in sizes] for seed in whole])
+            own = [crossing_size(sizes, curve) for curve in curves]
             found.append(
                 {
                     "fraction": fraction,
                     "metric": metric,
                     "seeds": whole,
+                    "by_seed": [size if np.isfinite(size) else None for size in own],
                     **crossing(sizes, curves),
-                    "hard_minus_easy": at,
+                    "hard_minus_easy": _differences(hard, easy, sizes, whole),
                 }
             )
+    return found
+
+
+def against_random(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each rule minus `random` at each kept share, size and metric, higher is better, with its paired t interval."""
+    found = []
+    for fraction in sorted({row["fraction"] for row in rows if row["rule"] != "all"}, reverse=True):
+        for rule in sorted({row["rule"] for row in rows} - {"all", "random"}):
+            for metric, sign in METRICS.items():
+                values, random = (_values(rows, fraction, each, metric, sign) for each in (rule, "random"))
+                both = values.keys() & random.keys()
+                sizes, seeds = sorted({size for size, _ in both}), sorted({seed for _, seed in both})
+                found += [
+                    {"fraction": fraction, "rule": rule, "metric": metric, **each}
+                    for each in _differences(values, random, sizes, seeds)
+                ]
+    return found
+
+
+def _values(
+    rows: Sequence[Mapping[str, Any]], fraction: float, rule: str, metric: str, sign: float
+) -> dict[tuple[int, int], float]:
+    """(size, seed) -> the metric, higher is better."""
+    return {
+        (row["size"], row["seed"]): sign * row[metric]
+        for row in rows
+        if (row["fraction"], row["rule"]) == (fraction, rule)
+    }
+
+
+def _differences(
+    values: Mapping[tuple[int, int], float],
+    reference: Mapping[tuple[int, int], float],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+) -> list[dict[str, Any]]:
+    """values - reference at each size, over the seeds that both have there."""
+    found = []
+    for size in sizes:
+        mine, theirs = ({s: each[size, s] for s in seeds if (size, s) in each} for each in (values, reference))
+        difference = paired_difference(mine, theirs)
+        if difference is not None:
+            ends = {"mean": difference.mean, "low": difference.low, "high": difference.high}
+            found.append({"size": size, **ends, "seeds": difference.n})
     return found

@@ -26,7 +26,7 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
         for across, fraction in enumerate(fractions):
             for down, (metric, label) in enumerate(METRICS.items()):
                 panel = axes[down, across]
-                for number, rule in enumerate(rules):
+                for rule in rules:
                     share = 1.0 if rule == "all" else fraction
                     runs = {
                         seed: sorted(
@@ -36,7 +36,7 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
                         )
                         for seed in sorted({row["seed"] for row in rows})
                     }
-                    mean_line(panel, [tuple(run) for run in runs.values() if run], metric == "passed", **_style(number))
+                    mean_line(panel, [tuple(run) for run in runs.values() if run], metric == "passed", **_style(rule))
                 _mark_crossing(panel, document, fraction, metric)
                 panel.set_xscale("log", base=2)
                 panel.set_xticks(sorted({row["size"] for row in rows}), minor=False)
@@ -48,13 +48,15 @@ def draw_pruning(document: Mapping[str, Any], path: Path) -> Path:
                     panel.set_title(f"{fraction:.0%} kept")
                 if not across:
                     panel.set_ylabel(label)
-        handles = [Line2D([], [], linewidth=1.8, label=rule, **_style(number)) for number, rule in enumerate(rules)]
+        handles = [Line2D([], [], linewidth=1.8, label=rule, **_style(rule)) for rule in rules]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), handlelength=2.8)
         figure.savefig(path, dpi=DPI)
     return path
 
 
-def _style(number: int) -> dict[str, Any]:
+def _style(rule: str) -> dict[str, Any]:
+    """A rule keeps its style, whichever others are drawn."""
+    number = ORDER.index(rule)
     return {"color": COLOURS[number], "linestyle": LINES[number % len(LINES)]}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ductile.report.crossing import crossing, crossing_size, summary
+from ductile.report.crossing import against_random, crossing, crossing_size, summary
 from ductile.report.pruning import draw_pruning
 
 SIZES = [100, 200, 400, 800]
@@ -78,6 +78,9 @@ def test_summary_pairs_seeds_and_turns_the_loss_round() -> None:
     half = stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
     assert first["mean"] == pytest.approx(-0.09) and first["high"] - first["mean"] == pytest.approx(half)
     assert passed["size"] == pytest.approx(100 * 2 ** (0.09 / 0.2))
+    assert passed["by_seed"] == pytest.approx(
+        [100 * 2 ** (d / (d + up)) for d, up in ((0.1, 0.1), (0.09, 0.11), (0.08, 0.12))]
+    )
     assert [each["mean"] for each in loss["hard_minus_easy"]] == [-1.0] * 3  # a larger loss is worse
     assert loss["size"] is None and loss["crossed"] == 0.0
 
@@ -85,6 +88,19 @@ def test_summary_pairs_seeds_and_turns_the_loss_round() -> None:
 def test_seed_that_lacks_a_training_is_left_out() -> None:
     passed, _ = summary([*rows()[:-3], {**rows()[-3], "rule": "random"}])
     assert passed["seeds"] == [0, 1]
+
+
+def test_rules_are_held_against_random_of_the_same_seeds() -> None:
+    more = [
+        {"size": 100, "seed": seed, "fraction": 0.5, "rule": "random", "passed": 0.3 + 0.1 * seed, "loss": 0.5}
+        for seed in (0, 1)
+    ]
+    found = {(each["rule"], each["metric"]): each for each in against_random([*rows(), *more])}
+    assert len(found) == 4 and {each["size"] for each in found.values()} == {100}
+    easy = found["easy", "passed"]  # 0.2 and 0.1 above
+    assert easy["mean"] == pytest.approx(0.15) and easy["seeds"] == 2
+    assert easy["high"] - easy["mean"] == pytest.approx(stats.t.ppf(0.975, 1) * 0.05)
+    assert found["hard", "loss"]["mean"] == -1.5
 
 
 def test_figure_is_drawn(tmp_path: Path) -> None:
