@@ -58,8 +58,8 @@ def run_trials(search: Search) -> dict[int, str]:
     trainable = tune.with_parameters(Trial, search=search, desk=desk, slots=slots)
     objectives = list(searched_objectives(sweep, settings))
     tuner = tune.Tuner(
-        # With workers, the trial's own process only waits: the CPUs are theirs.
-        tune.with_resources(trainable, {"CPU": 0 if settings.learner.workers else 1}),
+        # With workers, the trial's own process only waits: the CPUs are theirs. Tune refuses to ask for nothing at all.
+        tune.with_resources(trainable, {"memory": 1} if settings.learner.workers else {"CPU": 1}),
         tune_config=tune.TuneConfig(
             search_alg=ThresholdSearch(sweep, objectives, settings.seed, search.folder),
             scheduler=_scheduler(sweep, settings, objectives),
