@@ -197,7 +197,7 @@ class _Look:
         if self.by_estimator and len(self.groups) > 1:
             made += [handle(f"G = {g}", "o", size=self.size({"group_size": g}) ** 0.5) for g in self.groups]
         if summary["counts"]["stopped"]:
-            made.append(handle("stopped early", "o", filled=False))
+            made.append(handle("stopped early: value then", "o", filled=False))
         if summary["counts"]["failed"]:
             made.append(handle("failed", "x"))
         if summary["front"]:
@@ -266,7 +266,7 @@ def _point(panel: Axes, x: float, y: float, trial: Mapping[str, Any], colour: An
     if trial["front"]:
         panel.scatter(x, y, s=3.2 * size, marker="o", facecolors="none", edgecolors="#D55E00", linewidths=1.6, zorder=2)
     panel.annotate(
-        str(trial["trial"]), (x, y), xytext=(7, 5), textcoords="offset points", fontsize=7, color="#555555", zorder=4
+        str(trial["trial"]), (x, y), xytext=(8, 6), textcoords="offset points", fontsize=7, color="#555555", zorder=4
     )
 
 

@@ -136,7 +136,7 @@ def test_map_has_a_point_where_each_trial_is_and_stopped_ones_are_hollow() -> No
     drawn = {tuple(map(float, c.get_offsets()[0])): len(c.get_facecolors()) for c in points(figure, 0)}
     assert drawn == {(0.1, 0.7): 1, (0.3, 0.9): 0}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["G = 4", "G = 8", "stopped early", "failed", "best"]
+    assert labels == ["G = 4", "G = 8", "stopped early: value then", "failed", "best"]
     xlim, ylim = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
     assert xlim[0] < 0.1 and xlim[1] > 0.3 and ylim[0] < 0.6 and ylim[1] > 0.9
 
