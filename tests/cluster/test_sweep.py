@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import ray
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray._private.state import actors
@@ -37,11 +38,15 @@ SEARCH = (
     "probe.every=1",
     "sweep.grace=1",
 )
-GUESSING = (  # a base that answers at once, so that small updates show in its pass rates
+GUESSING = (  # a base that answers at once and is right one time in ten, so that small updates show
+    "model.pretrain.steps=200",
+    "model.pretrain.warmup=10",
+    "model.pretrain.lr=1e-2",
     "model.mixture={sum: {domain: {name: chain_sum}, levels: [2], formats: {direct: 1.0}}}",
     "probe.prior={sum: {domain: {name: chain_sum}, levels: [2]}}",
     "probe.problems=64",
     "rollout.max_tokens=6",
+    "objective.entropy=0",
 )
 RAYS_OWN = "_AutoscalingCoordinatorActor"
 """Ray Train starts it with the first training on a cluster, one for all, and it stays as long as the cluster does."""
@@ -106,22 +111,16 @@ def alive() -> tuple[list[str], int, list[str]]:
 
 
 def actor_processes() -> list[str]:
-    """Names of this session's processes that belong to an actor; workers that wait for work are called IDLE."""
+    """Names of the processes of this Ray that belong to an actor; workers that wait for work are called IDLE.
+
+    A local Ray's raylet is a child of the process that started it, and the workers are children of the raylet.
+    """
     names = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            name = path.read_bytes().split(b"\0")[0].decode()
-            environment = (path.parent / "environ").read_bytes()
-        except OSError:
-            continue
-        own = ray.get_runtime_context().get_job_id().encode()
-        if (
-            name.startswith("ray::")
-            and "IDLE" not in name
-            and RAYS_OWN not in name
-            and b"RAY_JOB_ID=" + own in environment
-        ):
-            names.append(name.split(".")[0])
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = (process.cmdline() or [""])[0]
+            if name.startswith("ray::") and "IDLE" not in name and RAYS_OWN not in name:
+                names.append(name.split(".")[0])
     return sorted(names)
 
 
