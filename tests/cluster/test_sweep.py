@@ -44,8 +44,10 @@ GUESSING = (  # a base that answers at once and is right one time in ten, so tha
     "model.pretrain.lr=1e-2",
     "model.mixture={sum: {domain: {name: chain_sum}, levels: [2], formats: {direct: 1.0}}}",
     "probe.prior={sum: {domain: {name: chain_sum}, levels: [2]}}",
-    "probe.problems=64",
+    "probe.problems=256",
+    "sweep.objective=new_skill",
     "rollout.max_tokens=6",
+    "learner.lr=3e-3",
     "objective.entropy=0",
 )
 RAYS_OWN = "_AutoscalingCoordinatorActor"
