@@ -51,11 +51,7 @@ def search_on(sweep: SweepSettings, settings: RunSettings, tracker: Any) -> dict
     described = {"sweep": as_plain(sweep), "base": as_plain(settings)}
     parent = ray.get(tracker.begin.remote(kind="sweep", name=settings.name, settings=described, key=name))
     search = Search(sweep, settings, shared, folder, name, parent, runs)
-    try:
-        failed = run_trials(search)
-    finally:
-        for actor in shared.pool.actors:  # handles were put into Ray's store with the trials, so that it counts no more
-            ray.kill(actor)
+    failed = run_trials(search)
     for file in _report(search, failed):
         tracker.artifact_file.remote(parent, str(file))
     ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))

@@ -52,7 +52,7 @@ class Search:
 
 
 def run_trials(search: Search) -> dict[int, str]:
-    """Run the trials that are not over; number -> reason of those that failed."""
+    """Run the trials that are not over, then end the rollout actors; number -> reason of the trials that failed."""
     sweep, settings = search.sweep, search.settings
     desk, slots = DeskActor.remote(), Slots.remote()
     trainable = tune.with_parameters(Trial, search=search, desk=desk, slots=slots)
@@ -76,11 +76,12 @@ def run_trials(search: Search) -> dict[int, str]:
             verbose=0,
         ),
     )
-    try:
-        return _failures(search, [(result.config, result.error, result.metrics) for result in tuner.fit()])
-    finally:
-        for actor in (desk, slots):
-            ray.kill(actor)
+    failed = _failures(search, [(result.config, result.error, result.metrics) for result in tuner.fit()])
+    # Handles were put into Ray's store with the trials, so that Ray no longer counts them. After an error the job ends,
+    # and they with it.
+    for actor in (desk, slots, *search.shared.pool.actors):
+        ray.kill(actor)
+    return failed
 
 
 class Dismiss(tune.Callback):
