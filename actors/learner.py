@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from actors.branch import RayBrancher
+from actors.desk import Stopped
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.rollout import ActorPool, LostCall
 from actors.tracker import RunTracker
@@ -42,7 +43,8 @@ class RunSpec:
 def run_spec(spec: RunSpec) -> None:
     """Run it to its end, or go on with it: with `learner.workers` 0 in this process, else under Ray Train.
 
-    A run that loses an actor for good goes back to its checkpoint, at most `learner.max_failures` times.
+    A run that loses an actor for good goes back to its checkpoint, at most `learner.max_failures` times. Raises
+    `Stopped` when its tracker said so.
     """
     if spec.settings.learner.workers:
         _run_with_train(spec)
@@ -72,12 +74,19 @@ def _run_with_train(spec: RunSpec) -> None:
             failure_config=FailureConfig(max_failures=learner.max_failures),
         ),
     )
-    trainer.fit()
+    result = trainer.fit()
+    if result.return_value is not None:
+        raise Stopped(**result.return_value)
 
 
-def _train_worker(config: dict[str, Any]) -> None:
+def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
+    """None, or how the run was stopped: an error would make Ray Train start the workers again."""
     context = ray.train.get_context()
-    _work(config["spec"], context.get_world_rank(), context.get_world_size())
+    try:
+        _work(config["spec"], context.get_world_rank(), context.get_world_size())
+    except Stopped as stop:
+        return {"step": stop.step, "early": stop.early}
+    return None
 
 
 def _work(spec: RunSpec, rank: int, world: int) -> None:

@@ -39,7 +39,7 @@ from ductile.report.records import RunRecord, phase_bands
 from ductile.settings import one_of
 from ductile.versions import versions
 
-KINDS = ("pretrain", "run", "compare")
+KINDS = ("pretrain", "run", "compare", "sweep")
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 TOO_LONG = "see settings.yaml"
 """Stands for a parameter longer than MLflow takes."""
@@ -146,6 +146,11 @@ class MlflowStore:
         run = self._get(parent)
         if run.data.tags.get("ductile.kind") == "run":
             return [self._record(run)]
+        if run.data.tags.get("ductile.kind") == "sweep":
+            raise NoSuchRun(
+                f"run: {parent} is a search over thresholds; its tables and its map are made by the same jobs.sweep "
+                f"command again, and kept as its artifacts; jobs.report takes a comparison or one run"
+            )
         children = self._search(f"tags.`mlflow.parentRunId` = '{parent}' and tags.`ductile.kind` = 'run'")
         return [self._record(child) for child in children]
 

@@ -57,8 +57,8 @@ class TrackerActor:
     def position(self, run_id: str) -> dict[str, Any]:
         return self._tracking.position(run_id)
 
-    def finish(self, run_id: str, status: str) -> None:
-        self._tracking.finish(run_id, status)
+    def finish(self, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
+        self._tracking.finish(run_id, status, tags)
 
     @ray.method(concurrency_group="display")
     def live(self) -> list[dict[str, Any]]:

@@ -187,18 +187,22 @@ class Tracking:
             )
         return {"run_id": run_id, "step": run.step}
 
-    def finish(self, run_id: str, status: str) -> None:
-        """Write what is queued, then end the run as FINISHED, FAILED or KILLED; tags say what MLflow did not take."""
+    def finish(self, run_id: str, status: str, tags: Mapping[str, str] | None = None) -> None:
+        """Write what is queued, then end the run as FINISHED, FAILED or KILLED.
+
+        tags: full names; more of them say what MLflow did not take.
+        """
         self._flush()
         run = self._run(run_id)
         missing = {f"ductile.metrics_{name}": getattr(run, name) for name in ("spilled", "lost", "refused")}
-        tags = {name: str(count) for name, count in missing.items() if count}
-        if tags:
-            log.error("run %s ends %s without all of its metrics: %s; see %s", run.name, status, tags, self._spill)
+        lacking = {name: str(count) for name, count in missing.items() if count}
+        if lacking:
+            log.error("run %s ends %s without all of its metrics: %s; see %s", run.name, status, lacking, self._spill)
+        set_tags = {**(tags or {}), **lacking}
 
         def write() -> None:
-            if tags:
-                self._store.tag(run_id, tags)
+            if set_tags:
+                self._store.tag(run_id, set_tags)
             self._store.finish(run_id, status)
 
         if not self._attempt(run, write):

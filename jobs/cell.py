@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
 
+from actors.desk import Stopped
 from actors.learner import RunSpec, run_spec
 from actors.tracker import RunTracker
 from ductile.checkpoint import write_text
@@ -22,18 +23,23 @@ from jobs.driver import Shared, needs_expert
 
 @dataclass(frozen=True)
 class Cell:
-    """A run and where it is kept. `key` finds its MLflow run again; `parent`: MLflow's id of the comparison."""
+    """A run and where it is kept. `key` finds its MLflow run again; `parent`: MLflow's id of the comparison.
+
+    label: what it is called, empty for the run's own name.  tags: more MLflow tags, short names.
+    """
 
     settings: RunSettings
     identity: Identity
     folder: Path
     key: str
     parent: str | None
+    label: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What the display and MLflow call it."""
-        return f"{self.settings.variant.called} {self.settings.plan} seed {self.settings.seed}"
+        return self.label or f"{self.settings.variant.called} {self.settings.plan} seed {self.settings.seed}"
 
     @property
     def finished(self) -> bool:
@@ -47,13 +53,24 @@ def identity_of(settings: RunSettings, shared: Shared) -> Identity:
     return identify(settings, [shared.base, shared.expert] if needs_expert(settings) else [shared.base])
 
 
-def execute(cell: Cell, shared: Shared, slot: int) -> str:
-    """Run it, or go on with it; returns its MLflow run's id. An error marks that run FAILED and is raised."""
+def execute(
+    cell: Cell, shared: Shared, slot: int, watched: Callable[[RunTracker], RunTracker] = lambda tracker: tracker
+) -> str:
+    """Run it, or go on with it; returns its MLflow run's id. An error marks that run FAILED and is raised.
+
+    watched: makes the run's tracker. One that stops the run raises `Stopped`: MLflow's run is then KILLED, and its tag
+    `ductile.stopped_early` has the step where the run was not worth going on with.
+    """
     with _alone(cell.folder):
         write_text(cell.folder / "settings.json", json.dumps(as_plain(cell.settings), indent=1))
         run_id: str = ray.get(
             shared.tracker.begin.remote(
-                kind="run", name=cell.name, settings=as_plain(cell.settings), key=cell.key, parent=cell.parent
+                kind="run",
+                name=cell.name,
+                settings=as_plain(cell.settings),
+                key=cell.key,
+                parent=cell.parent,
+                tags=dict(cell.tags),
             )
         )
         spec = RunSpec(
@@ -63,10 +80,14 @@ def execute(cell: Cell, shared: Shared, slot: int) -> str:
             expert=shared.expert,
             folder=cell.folder,
             pool=shared.pool.at_home(slot),
-            tracker=RunTracker(shared.tracker, run_id),
+            tracker=watched(RunTracker(shared.tracker, run_id)),
         )
         try:
             run_spec(spec)
+        except Stopped as stop:
+            tags = {"ductile.stopped_early": str(stop.step)} if stop.early else {}
+            ray.get(shared.tracker.finish.remote(run_id, "KILLED", tags))
+            raise
         except Exception:
             ray.get(shared.tracker.finish.remote(run_id, "FAILED"))
             raise

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ductile.checks import check
-from ductile.config import CompareSettings, RunSettings
+from ductile.checks.swept import sweep_mistakes
+from ductile.config import CompareSettings, RunSettings, SweepSettings
 from ductile.models.load import check_folder, check_same_tokenizer
 from ductile.settings import SettingsError, as_plain, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
@@ -30,6 +31,8 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 GROUPS = ("experiment", "model", "plan", "variant", "probe")
 LISTS = ("variant", "plan")
 """The groups that a comparison takes lists of."""
+JOBS = ("compare", "sweep")
+"""Sections of an experiment that say what a job does with its runs; to a single run they say nothing."""
 
 Values = Sequence[tuple[str, Any]]
 """Paths of settings and what they are set to, in order."""
@@ -123,6 +126,32 @@ def compare_settings(request: Request) -> tuple[CompareSettings, list[RunSetting
     return grid, cells
 
 
+def sweep_settings(request: Request) -> tuple[SweepSettings, RunSettings]:
+    """The search and the run that its trials vary, checked with every run that the search could come to."""
+    own = [(key, value) for key, value in request.values if key.split(".")[0] == "sweep"]
+    values = tuple(each for each in request.values if each not in own)
+    problems = list(_choice_mistakes(request.choices))
+    sweep, settings = None, None
+    if not problems:
+        config = _compose(request.choices)
+        try:
+            wanted = _resolved(_set_all(OmegaConf.create({"sweep": config.get("sweep", {})}), own))["sweep"]
+            if not isinstance(wanted, dict):
+                raise SettingsError([f"sweep: {wanted!r} is not a group of settings"])
+            sweep = build(SweepSettings, wanted, "sweep")
+        except SettingsError as error:
+            problems += error.problems
+    try:
+        settings = run_settings(Request(request.choices, values))
+    except SettingsError as error:
+        problems += error.problems
+    if sweep is not None and settings is not None:
+        problems += sweep_mistakes(sweep, settings)
+    _raise(problems)
+    assert sweep is not None and settings is not None
+    return sweep, settings
+
+
 def _called(settings: RunSettings, preset: str) -> RunSettings:
     """The settings of a run that is called as its variant's preset, where it has no label of its own."""
     return replace(settings, variant=replace(settings.variant, label=settings.variant.label or preset))
@@ -181,7 +210,7 @@ def _grid(request: Request, values: Values) -> CompareSettings:
 def _checked(config: Mapping[str, Any], values: Values) -> tuple[list[RunSettings], list[str]]:
     """One run's settings, or what is wrong with them."""
     try:
-        own = {name: value for name, value in config.items() if name != "compare"}
+        own = {name: value for name, value in config.items() if name not in JOBS}
         settings = build(RunSettings, _resolved(_set_all(OmegaConf.create(own), values)))
     except SettingsError as error:
         return [], list(error.problems)

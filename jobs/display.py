@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+JOBS = ("compare", "sweep")
+"""Kinds of MLflow runs that stand for a whole job."""
+
 REFRESH_S = 0.5
 PLAIN_S = 10.0
 """Seconds between lines about a run when stderr is not a terminal."""
@@ -33,7 +36,7 @@ class Watch:
         rows = []
         for run in live:
             step, steps = run.get("step"), run.get("steps")
-            if run["kind"] == "compare" or run["status"] != "RUNNING" or step is None:
+            if run["kind"] in JOBS or run["status"] != "RUNNING" or step is None:
                 continue
             began, first = self._began.setdefault(run["run_id"], (now, step))
             left = (now - began) / (step - first) * (steps - step) if steps and step > first else None
@@ -44,8 +47,9 @@ class Watch:
         """One line: runs done, failed, going on."""
         runs = [run["status"] for run in live if run["kind"] == "run"]
         failed = f", {runs.count('FAILED')} failed" if "FAILED" in runs else ""
+        stopped = f", {runs.count('KILLED')} stopped" if "KILLED" in runs else ""
         total = f" of {self.total}" if self.total else ""
-        return f"{runs.count('FINISHED')}{total} runs done{failed}, {runs.count('RUNNING')} going on"
+        return f"{runs.count('FINISHED')}{total} runs done{failed}{stopped}, {runs.count('RUNNING')} going on"
 
 
 _watch = Watch()
@@ -93,7 +97,7 @@ def _plain(tracker: Any, done: threading.Event) -> None:
             state = (run["status"], run.get("phase"))
             changed = told.get(run["run_id"]) != state
             due = run["run_id"] in going and now - when.get(run["run_id"], 0.0) >= PLAIN_S
-            if run["kind"] != "compare" and (changed or due):
+            if run["kind"] not in JOBS and (changed or due):
                 told[run["run_id"]], when[run["run_id"]] = state, now
                 print(line(going.get(run["run_id"], run)), file=sys.stderr, flush=True)
 

@@ -43,7 +43,7 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
     def trial(config: dict[str, Any]) -> None:
         # An error would come again and is a result; what Tune tries again is a process that died.
         try:
-            outcome = {"run_id": execute(waiting[config["cell"]], shared, _slot(slots) % runs), "error": ""}
+            outcome = {"run_id": execute(waiting[config["cell"]], shared, slot_of(slots) % runs), "error": ""}
         except Exception as error:
             log.exception("%s failed", waiting[config["cell"]].name)
             outcome = {"run_id": "", "error": f"{type(error).__name__}: {error}"}
@@ -79,7 +79,7 @@ def failures(cells: Sequence[Cell], results: Sequence[tuple[Any, Any, Any]]) -> 
 
 
 @functools.cache
-def _slot(slots: Any) -> int:
+def slot_of(slots: Any) -> int:
     """This process's number: processes are used for one run after another."""
     number: int = ray.get(slots.take.remote())
     return number

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.mlflow_store import NoSuchRun
 from ductile.config import TrackingSettings
 from ductile.settings import build, setting
 from jobs.configure import parse
@@ -33,7 +34,11 @@ def job() -> int:
         return 0
     settings = build(ReportSettings, parse(arguments, groups=()).nested())
     folder = Path(settings.folder) if settings.folder else None
-    report(settings.tracking, Path(settings.output).absolute(), settings.run or None, folder)
+    try:
+        report(settings.tracking, Path(settings.output).absolute(), settings.run or None, folder)
+    except NoSuchRun as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import fields, is_dataclass
 from typing import get_args, get_type_hints
 
-from ductile.config import RunSettings
+from ductile.config import RunSettings, SweepSettings
 from ductile.domains import DOMAINS
 from jobs.configure import GROUPS, presets
 
@@ -28,6 +28,8 @@ def help_text(job: str, meaning: str) -> str:
     if job == "compare":
         lines += ["", "The grid; variant and plan take lists, as in variant='[parameter_only,proxy]':"]
         lines += [f"  {name}: {text}" for name, text in (("variant, plan", "presets"), ("seeds", "how many seeds"))]
+    if job == "sweep":
+        lines += ["", "The search:", *_settings_lines(SweepSettings, "sweep.")]
     lines += [
         "",
         *settings_help(RunSettings),

@@ -882,3 +882,56 @@ class CrossingSettings:
         largest = max(self.fractions, default=0.0)
         if "offset" in self.rules and self.offset + largest > 1:
             yield f"offset: {self.offset} leaves less than {largest} of the data; allowed: at most {1 - largest:g}"
+
+
+SEARCHES = ("asha", "model")
+OBJECTIVES = ("retention", "plasticity", "new_skill", "pareto")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """A search over difficulty thresholds; every trial is a run, or one for each seed."""
+
+    trials: int = setting(12, "trials; the same command with more of them goes on with the search", low=1)
+    search: str = setting(
+        "asha",
+        "asha: drawn at random, and the worse ones stopped early (arXiv 1810.05934); model: by a model of what the "
+        "earlier trials reached (Optuna's TPE), each to its end",
+        choices=SEARCHES,
+    )
+    objective: str = setting(
+        "retention",
+        "what is maximised after the last phase: retention (pass rate on the prior skills), new_skill (on the plan's "
+        "own), plasticity (the branch's area under the curve over the fresh base's), pareto (all of them at once)",
+        choices=OBJECTIVES,
+    )
+    low: tuple[float, ...] = setting(
+        (0.05, 0.45), "range of the band's lowest pass rate (difficulty.band)", low=0, high=1
+    )
+    high: tuple[float, ...] = setting((0.5, 0.95), "range of the band's highest pass rate", low=0, high=1)
+    width: float = setting(0.1, "narrowest band", above=0, high=1)
+    group_sizes: tuple[int, ...] = setting((), "completions a problem (G) to choose from; empty: the run's own", low=2)
+    estimators: tuple[str, ...] = setting((), "estimators to choose from; empty: the run's own")
+    steps: tuple[int, ...] = setting((), "RL steps of a phase to choose from; empty: the plan's own", low=1)
+    phases: tuple[str, ...] = setting((), "phases that take their steps from there; empty: all")
+    grace: int = setting(8, "asha: RL steps before which no trial is stopped", low=1)
+    reduction: float = setting(2.0, "asha: of the trials at a rung, one in so many goes on", above=1)
+    startup: int = setting(5, "model: trials drawn at random before the model begins", low=1)
+    seeds: int = setting(1, "runs of each trial, one after another; a trial is worth their mean", low=1)
+
+    def check(self) -> Iterator[str]:
+        for name in ("low", "high"):
+            values = getattr(self, name)
+            if len(values) != 2:
+                yield f"{name}: {list(values)} must be two numbers, the ends of a range"
+            elif values[0] > values[1]:
+                yield f"{name}: {list(values)}: the range is empty; its first end must not be above its second"
+        for name in ("group_sizes", "estimators", "steps", "phases"):
+            names = getattr(self, name)
+            for twice in dict.fromkeys(n for n in names if names.count(n) > 1):
+                yield f"{name}: {twice} is listed twice"
+        if len(self.low) == len(self.high) == 2 and self.low[1] + self.width > self.high[1] + 1e-9:
+            yield (
+                f"high: {list(self.high)}: no band above low {self.low[1]:g} is {self.width:g} wide (width); the band "
+                f"would be crossed; allowed: up to at least {self.low[1] + self.width:g}"
+            )

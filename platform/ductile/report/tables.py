@@ -41,14 +41,19 @@ def text_tables(summary: Mapping[str, Any]) -> list[TextTable]:
 def print_tables(summary: Mapping[str, Any], console: Console) -> None:
     """Print the tables, or in a narrow terminal the same as blocks."""
     for table in text_tables(summary):
-        console.print()
-        if console.width >= NARROW:
-            console.print(_wide(table))
-        else:
-            for line in _blocks(table):
-                console.print(line)
-        if table.note:
-            console.print(Text(table.note, style="dim"))
+        print_table(table, console)
+
+
+def print_table(table: TextTable, console: Console) -> None:
+    """Print one table, or in a narrow terminal the same as blocks."""
+    console.print()
+    if console.width >= NARROW:
+        console.print(_wide(table))
+    else:
+        for line in _blocks(table):
+            console.print(line)
+    if table.note:
+        console.print(Text(table.note, style="dim"))
 
 
 def runs_text(cell: Mapping[str, Any]) -> str:
