@@ -124,14 +124,12 @@ class Candidates:
     rows:      [candidate] int64
     estimates: of the estimator that the run selects by
     static:    [candidate] float64, static difficulty in [0, 1], 1 the hardest; NaN where it is not known
-    visits:    [candidate] int64, how often it was visited
     progress:  share of the phase's steps that is over, in [0, 1)
     """
 
     rows: Rows
     estimates: Estimates
     static: Floats
-    visits: NDArray[np.int64]
     progress: float = 0.0
 
 

@@ -96,7 +96,6 @@ class DifficultyTable:
                 rows=rows,
                 estimates=self._estimator.predict(rows, now),
                 static=self._static.values[rows].astype(np.float64),
-                visits=self._visits.values[rows].astype(np.int64),
                 progress=progress,
             )
             chosen.append(rows[self._selector.select(candidates, rest, rng)])
