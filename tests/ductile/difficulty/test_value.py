@@ -15,7 +15,8 @@ from ductile.difficulty.value import KEPT, ValueEstimator, implicit_gradient
 
 def shown(states: np.ndarray, rows: np.ndarray | None = None) -> Evidence:
     rows = np.arange(len(states)) if rows is None else rows
-    return Evidence(rows, states.astype(np.float32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), None)
+    asked, nothing = np.ones(len(rows), bool), np.zeros(0)
+    return Evidence(rows, states.astype(np.float32), asked, np.zeros(0, np.int64), nothing, nothing, None)
 
 
 def estimator(rows: int, rate: float = 0.1) -> ValueEstimator:
