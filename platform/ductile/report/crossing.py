@@ -27,7 +27,6 @@ from ductile.report.statistics import estimate, paired_difference
 
 METRICS = {"passed": 1.0, "loss": -1.0}
 """What is compared, and whether more of it is better."""
-KINDS = ("crosses", "hard", "easy", "mixed", "nothing")
 
 
 def kind_of(signs: Sequence[int]) -> str:
