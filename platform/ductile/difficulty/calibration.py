@@ -3,8 +3,8 @@
 The audited rate r = k/n is itself noisy, and every measure here says what it does about that:
 
 - `brier` subtracts the noise: E[(f - r)^2 - r (1 - r) / (n - 1)] = (f - p)^2, for an estimate f and the true rate p.
-- `ece` cannot be negative, so that noise raises it; beside it stands `ece_noise`, what it is on average for beliefs that
-  are right: rates drawn from them, counts drawn from the rates.
+- `ece` cannot be negative, so that noise raises it; beside it stands `ece_noise`, what it is on average for beliefs
+  that are right: rates drawn from them, counts drawn from the rates.
 - `reliability`, `resolution` and `uncertainty` of the single completions' Brier score are what they are for these
   problems with endless completions: the sampling variance of the bins' rates is taken out, see `decompose`.
 - `coverage` holds k against the whole distribution that the belief predicts for it, noise included.
@@ -53,9 +53,10 @@ class Bins:
 class Decomposition:
     """The Brier score of single completions, brier = reliability - resolution + uncertainty + spread - agreement.
 
-    The first three are Murphy's (1973), corrected for sampling; reliability and resolution can fall below 0. He assumed one estimate a bin; with several the last two complete the sum
-    (Stephenson, Coelho & Jolliffe 2008, doi 10.1175/2007WAF2006116.1): `spread`, the variance of the estimates within
-    bins, and `agreement`, twice their covariance with the outcomes there.
+    The first three are Murphy's (1973), corrected for sampling; reliability and resolution can fall below 0. He
+    assumed one estimate a bin; with several the last two complete the sum (Stephenson, Coelho & Jolliffe 2008, doi
+    10.1175/2007WAF2006116.1): `spread`, the variance of the estimates within bins, and `agreement`, twice their
+    covariance with the outcomes there.
     """
 
     brier: float
@@ -205,8 +206,9 @@ def covered(mean: Floats, uncertainty: Floats, successes: Floats, counts: Floats
     distribution function lies in [0.05, 0.95]: the probability that the randomised probability integral transform
     falls there, without the dice (Czado, Gneiting & Held 2009, doi 10.1111/j.1541-0420.2009.01191.x). It is 0.9 in
     expectation where the rate is drawn from that Beta, whatever its mean and width. Of a belief of another shape only
-    mean and standard deviation are held against the audit: coverage can then stray from 0.9 though both are right. A count that the belief rules out is not covered. The width
-    is between the 5% and 95% quantiles of k / n: sharpness (Gneiting et al. 2007), audit noise included.
+    mean and standard deviation are held against the audit: coverage can then stray from 0.9 though both are right. A
+    count that the belief rules out is not covered. The width is between the 5% and 95% quantiles of k / n: sharpness
+    (Gneiting et al. 2007), audit noise included.
     """
     pmf = predicted(mean, uncertainty, counts)
     below = np.cumsum(pmf, axis=1)

@@ -21,7 +21,7 @@ from ductile.difficulty.calibration import rate_variance
 
 HALF = 0.5
 LEAST_SPREAD = 0.002
-"""Variance of the true rates between problems below which there is no difference to predict, however small the noise."""
+"""Variance of the true rates between problems below which there is nothing to predict, however small the noise."""
 RESOLVED = 4.0
 """Standard errors that the variance of the true rates must be at least of the squared difference of two audits of rates
 that stand still. The half-life is where that difference is half of the variance: two of them away from 0."""
