@@ -20,6 +20,15 @@ SEEN = ("entered", "left", "noise_entered", "noise_left")
 TRAFFIC = (*SEEN, *(f"neighbour_{name}" for name in SEEN), "net", "noise_net", "rose_in", "rose_out")
 SPENT = ("pilot", "refill", "reestimation", "reference", "offline")
 """Completions of the budget that went elsewhere than straight into training, `<name>_completions`."""
+HEADS = {
+    "completions": "Completions\nin all",
+    "learned_completions": "of them\nlearned",
+    "pilot_completions": "of them\npilots",
+    "refill_completions": "of them\nrefill",
+    "reestimation_completions": "of them\nre-estimation",
+    "reference_completions": "of them\nreference",
+    "offline_completions": "of them\nbefore the run",
+}
 
 
 def difficulty(
@@ -41,6 +50,7 @@ def difficulty_tables(summary: Mapping[str, Any]) -> tuple[TextTable, ...]:
         _calibration_table(summary, "unseen", "Calibration on problems that were never asked"),
         _drift_table(summary),
         _waste_table(summary),
+        _spent_table(summary),
     )
 
 
@@ -226,52 +236,67 @@ def _drift_table(summary: Mapping[str, Any]) -> TextTable:
 
 
 def _waste_table(summary: Mapping[str, Any]) -> TextTable:
-    """Where runs were audited, spent completions beside training, or can be compared with each other."""
-    audited = {(row["plan"], row["variant"]) for row in summary["difficulty"]["calibration"]}
     differences = {
         (row["plan"], row["variant"]): row for row in summary["differences"] if row["measure"] == "new_after"
     }
-    cells = [cell for cell in summary["cells"] if _known_waste(cell["measures"])]
-    spent = [name for name in SPENT if any(cell["measures"][f"{name}_completions"]["mean"] for cell in cells)]
-    whole = len({cell["variant"] for cell in cells}) > 1 or spent
     rows = []
-    for cell in cells:
-        if whole or (cell["plan"], cell["variant"]) in audited:
-            m, difference = cell["measures"], differences.get((cell["plan"], cell["variant"]))
-            rows.append(
-                (
-                    cell["plan"],
-                    cell["variant"],
-                    *(interval(m[name]) for name in ("silent_share", "wasted_share", "wasted_budget")),
-                    interval(m["completions"], 0),
-                    " + ".join(_mean(m[f"{name}_completions"], 0) for name in spent) or NOTHING,
-                    interval(m["new_after"]),
-                    NOTHING if difference is None else interval(difference, 1, 100),
-                )
+    for cell in _spending_cells(summary):
+        m, difference = cell["measures"], differences.get((cell["plan"], cell["variant"]))
+        rows.append(
+            (
+                cell["plan"],
+                cell["variant"],
+                *(interval(m[name]) for name in ("silent_share", "refill_factor", "wasted_share", "wasted_budget")),
+                interval(m["new_after"]),
+                NOTHING if difference is None else interval(difference, 1, 100),
             )
-    reference = summary["variants"][0] if summary["variants"] else ""
+        )
+    reference = short(summary["variants"][0], 16) if summary["variants"] else ""
     return TextTable(
         "What selection wasted, and what it came to",
         (
-            *("Plan", "Variant", "Silent\ngroups", "Wasted\na step", "Wasted\nof all"),
-            *("Completions\nin all", f"of them\n{_spent_text(spent)}"),
-            *("New skills\npass rate", f"minus {reference},\npoints"),
+            *("Plan", "Variant", "Silent groups\nshare", "Sampled groups\na learned one"),
+            *("Wasted\na step", "Wasted\nof all", "New skills\npass rate", f"minus {reference}\npoints"),
         ),
         tuple(rows),
-        "Silent groups, whose rewards are all equal, give no gradient: their share, mean over RL steps. Wasted a step: "
-        "share of a step's completions without a gradient, those of silent groups, pilots of screening, and "
-        "re-estimation, mean over RL steps. Wasted of all: the same of the whole budget, what was asked before the "
-        "first step and for a reference included; it is the one to compare. New skills: on the plan's phases after "
-        "the last one; the difference is paired by seed.",
+        "Silent groups, whose rewards are all equal, give no gradient: mean over RL steps. Wasted a step: share of a "
+        "step's completions without a gradient, those of silent groups, pilots of screening, and re-estimation, mean "
+        "over RL steps. Wasted of all: the same of the whole budget, what was asked before the first step and for a "
+        "reference included; it is the one to compare. New skills: on the plan's phases, after the last one; the "
+        "difference is paired by seed.",
     )
 
 
-def _known_waste(measures: Mapping[str, Any]) -> bool:
-    return any(measures[name]["mean"] is not None for name in ("silent_share", "wasted_share", "wasted_budget"))
+def _spent_table(summary: Mapping[str, Any]) -> TextTable:
+    cells = _spending_cells(summary)
+    spent = [name for name in SPENT if any(cell["measures"][f"{name}_completions"]["mean"] for cell in cells)]
+    columns = ["completions", *(["learned_completions"] if _any(cells, "learned_completions") else [])]
+    columns += [f"{name}_completions" for name in spent]
+    return TextTable(
+        "Where completions went",
+        ("Plan", "Variant", *(HEADS[name] for name in columns)),
+        tuple(
+            (cell["plan"], cell["variant"], *(interval(cell["measures"][name], 0) for name in columns))
+            for cell in cells
+            if spent
+        ),
+        "Sampled over the whole run, audits and probes not counted. Learned: in groups with a gradient. Pilots: "
+        "screening's, of problems that were then not trained on. Refill: sampled to fill up for silent groups.",
+    )
 
 
-def _spent_text(spent: Sequence[str]) -> str:
-    return " + ".join(spent).replace("reestimation", "re-estimation") or "not in groups"
+def _spending_cells(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those that were audited; and all, where any spent completions beside training or variants can be compared."""
+    audited = {(row["plan"], row["variant"]) for row in summary["difficulty"]["calibration"]}
+    cells = [cell for cell in summary["cells"] if _any([cell], "silent_share", "wasted_share", "wasted_budget")]
+    spent = any(cell["measures"][f"{name}_completions"]["mean"] for cell in cells for name in SPENT)
+    if spent or len({cell["variant"] for cell in cells}) > 1:
+        return cells
+    return [cell for cell in cells if (cell["plan"], cell["variant"]) in audited]
+
+
+def _any(cells: Sequence[Mapping[str, Any]], *names: str) -> bool:
+    return any(cell["measures"][name]["mean"] is not None for cell in cells for name in names)
 
 
 def _half_life_text(row: Mapping[str, Any]) -> str:

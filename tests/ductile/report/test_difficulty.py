@@ -81,7 +81,7 @@ def test_drift_counts_what_was_seen_to_cross_the_band(audited):
 
 def test_without_audits_there_is_no_section(record, audited, tmp_path):
     assert found([record(), record("proxy")]) == {"calibration": [], "drift": []}
-    assert [table.rows for table in difficulty_tables(summarise([record()], CONTEXT))] == [()] * 4
+    assert [table.rows for table in difficulty_tables(summarise([record()], CONTEXT))] == [()] * 5
     files = write_report([record()], tmp_path / "without", CONTEXT)
     assert "reliability.png" not in [file.name for file in files]
     assert "Calibration of" not in files[1].read_text()
@@ -134,8 +134,7 @@ def spending(record, variant, seed, new, **metrics):
     return replace(run, metrics={**run.metrics, **series}, boundaries=ends)
 
 
-def waste(records):
-    return tables(records)["What selection wasted, and what it came to"]
+WASTE, SPENT = "What selection wasted, and what it came to", "Where completions went"
 
 
 def test_waste_needs_no_audits_and_stands_beside_the_pass_rate(record):
@@ -145,25 +144,35 @@ def test_waste_needs_no_audits_and_stands_beside_the_pass_rate(record):
         spending(record, "speed", seed, 0.6 + 0.1 * seed, budget__completions=800.0, budget__pilot_completions=100.0)
         for seed in (0, 1)
     ]
-    table = waste(runs)
-    assert table.columns[6:] == ("of them\npilot", "New skills\npass rate", "minus parameter_only,\npoints")
+    table = tables(runs)[WASTE]
+    assert table.columns[-1] == "minus parameter_only\npoints"
+    silent = "0.30 ±0.00"
     assert table.rows == (
-        *(("guessable", "parameter_only", "0.30 ±0.00", "0.30 ±0.00", "0.25 ±0.00", "800 ±0", "-", "0.55 ±0.64", "-"),),
-        *(("guessable", "speed", "0.30 ±0.00", "-", "-", "800 ±0", "100", "0.65 ±0.64", "10.0 ±0.0"),),
+        ("guessable", "parameter_only", silent, "-", "0.30 ±0.00", "0.25 ±0.00", "0.55 ±0.64", "-"),
+        ("guessable", "speed", silent, "-", "-", "-", "0.65 ±0.64", "10.0 ±0.0"),
+    )
+    table = tables(runs)[SPENT]
+    assert table.columns[2:] == ("Completions\nin all", "of them\nlearned", "of them\npilots")
+    assert table.rows == (
+        ("guessable", "parameter_only", "800 ±0", "600 ±0", "-"),
+        ("guessable", "speed", "800 ±0", "-", "100 ±0"),
     )
 
 
 def test_what_was_asked_before_the_run_and_for_a_reference_is_told(record):
     spent = {"budget__completions": 900.0, "budget__reference_completions": 64.0, "budget__offline_completions": 96.0}
-    table = waste([spending(record, "dots", 0, 0.5, **spent)])
-    assert table.columns[6] == "of them\nreference + offline"
-    assert table.rows[0][5:7] == ("900", "64 + 96")
+    table = tables([spending(record, "dots", 0, 0.5, **spent)])[SPENT]
+    assert table.columns[2:] == ("Completions\nin all", "of them\nreference", "of them\nbefore the run")
+    assert table.rows == (("guessable", "dots", "900", "64", "96"),)
 
 
-def test_a_single_variant_without_audits_or_extra_completions_has_no_table_of_waste(record, audited):
-    assert waste([spending(record, "uniform", 0, 0.5, rollout__wasted_share=0.4)]).rows == ()
-    assert len(waste([spending(record, v, 0, 0.5, rollout__wasted_share=0.4) for v in ("uniform", "band")]).rows) == 2
-    assert len(waste([audited()]).rows) == 1
+def test_waste_is_shown_of_audited_runs_and_where_variants_can_be_compared(record, audited):
+    def shown(*records):
+        return len(tables(records)[WASTE].rows)
+
+    uniform, band = (spending(record, name, 0, 0.5, rollout__wasted_share=0.4) for name in ("uniform", "band"))
+    assert (shown(uniform), shown(uniform, band), shown(audited())) == (0, 2, 1)
+    assert tables([uniform, band])[SPENT].rows == ()  # neither spent any beside training
 
 
 def test_half_life_is_a_median_in_which_longer_runs_are_infinite(audited):
