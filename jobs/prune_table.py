@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -34,19 +35,35 @@ def print_pruning(document: Mapping[str, Any], console: Console) -> None:
 
 def crossing_line(found: Mapping[str, Any]) -> str:
     """One crossing in words."""
-    where = f"{found['fraction']:.0%} kept, {found['metric']}: "
-    if found["crossed"] == 0 and not found["size"]:
-        better = "nothing differs" if found["low"] is None and found["size"] is None else ""
-        first = found["hard_minus_easy"][0]["mean"]
-        return where + (better if first == 0 else f"{'hard' if first > 0 else 'easy'} is better at every size")
-    return (
-        f"{where}hard overtakes easy at {_size(found['size'])} examples, 95% interval {_size(found['low'])} to "
-        f"{_size(found['high'])} ({found['crossed']:.0%} of the resamples cross; {len(found['seeds'])} seeds)"
-    )
+    sizes = [each["size"] for each in found["hard_minus_easy"]]
+    where, own = f"{found['fraction']:.0%} kept, {found['metric']}: ", _seeds_text(found["by_seed"])
+    if found["kind"] == "crosses":
+        interval = "" if found["low"] is None else f", 95% t interval {found['low']:.0f} to {found['high']:.0f}"
+        return f"{where}hard overtakes easy at {found['size']:.0f} examples{interval}{own}"
+    alone = len(found["seeds"]) == 1
+    if found["kind"] == "nothing":
+        return f"{where}{'nothing differs' if alone else 'nothing differs by more than noise'}{own}"
+    if found["kind"] == "mixed":
+        return f"{where}easy and hard take turns: no single crossing{own}"
+    told = [each["size"] for each in found["hard_minus_easy"] if (each["mean"] if alone else _told(each))]
+    at = "every size" if told == sizes else f"every size that tells ({', '.join(map(str, told))})"
+    return f"{where}{found['kind']} is better at {at}{own}"
 
 
-def _size(value: float | None) -> str:
-    return "more than the largest" if value is None else "fewer than the smallest" if value == 0 else f"{value:.0f}"
+def _told(difference: Mapping[str, Any]) -> bool:
+    """Whether the paired interval leaves 0 out."""
+    return bool(difference["low"] > 0 or difference["high"] < 0)
+
+
+def _seeds_text(by_seed: Sequence[Mapping[str, Any]]) -> str:
+    """`; seeds: 115, 137, below all sizes`: where each seed's own curve crosses. Nothing for a single one."""
+    if len(by_seed) == 1:
+        return ""
+    words = {"hard": "below all sizes", "easy": "above all sizes", "nothing": "no difference"}
+    texts = [f"{size:.0f}" for size in sorted(each["size"] for each in by_seed if each["size"] is not None)]
+    others = Counter(words[each["kind"]] for each in by_seed if each["size"] is None)
+    texts += [name if count == 1 else f"{name} ({count})" for name, count in sorted(others.items())]
+    return f"; seeds: {', '.join(texts)}"
 
 
 def _cell(rows: list[Mapping[str, Any]], size: int, fraction: float, rule: str, metric: str) -> str:

@@ -50,36 +50,57 @@ class Asked:
 
 @dataclass(frozen=True)
 class PhaseDrift:
-    """How the true rates of a phase's pool moved, by all its audits. shares: of problems below, in, above the band."""
+    """How the audited rates of a phase's pool moved. shares: of problems below, in, above the band, at each audit.
+
+    whole: from the first audit to the last; None with a single one. neighbours: from each audit to the next.
+    """
 
     phase: int
     name: str
     size: int
     half_life: HalfLife
-    crossings: tuple[Crossings, ...]
+    whole: Crossings | None
+    neighbours: tuple[Crossings, ...]
     steps: tuple[int, ...]
     shares: tuple[tuple[float, float, float], ...]
 
-    def per_step(self) -> dict[str, float] | None:
-        """Problems of the pool that enter and leave the band a step, over the phase; None with a single audit.
+    def traffic(self) -> dict[str, float] | None:
+        """Problems of the whole pool that were seen to enter and leave the band; None with a single audit.
 
-        entered, left: as observed; noise_entered, noise_left: what the audits' noise alone makes of rates that stand
-        still. excess: both directions, observed minus noise: about 0 where nothing moves, and a lower bound where
-        something does, since what goes back and forth between two audits is not seen either. rose_in and rose_out: net
-        flow over the band's lower and upper edge, upwards, from the first audit to the last; noise cancels in them.
+        entered, left: by audited rate, from the first audit to the last, and noise_entered, noise_left what two audits
+            of rates that stand still would show. These say whether more was seen than noise, and no more: the
+            difference neither counts nor bounds what truly crossed.
+        neighbour_*: the same between neighbouring audits, mean over these pairs. Noise is as large there and the true
+            change smaller; what goes back and forth within a phase is in these only. They depend on how often is
+            audited, so that they are no rates.
+        net: change of the number in the band from the first audit to the last, a step. rose_in and rose_out: net flow a
+            step over the band's lower and upper edge, upwards; net is their difference. They depend on the phase's two
+            ends and not on how often is audited between. They are no traffic: a problem that enters and one that leaves
+            cancel. noise_net: what rates that stand still are expected to show, 0 where both audits have as many
+            completions of each problem.
+
+        All are of audited rates, k of n, and of true ones only as far as few lie within their error of an edge: of a
+        pool that is concentrated near one, some lie on the other side by chance, more than the other way round.
         """
-        steps = sum(each.steps for each in self.crossings)
-        if not steps:
+        if self.whole is None:
             return None
-        found = {
-            name: sum(getattr(each, name) * self.size / each.problems for each in self.crossings) / steps
-            for name in ("entered", "left", "noise_entered", "noise_left")
+        whole, pairs = self._counts([self.whole]), self._counts(self.neighbours)
+        first, last, steps = self.shares[0], self.shares[-1], self.whole.steps
+        rose_in, rose_out = ((first[0] - last[0]) * self.size / steps, (last[2] - first[2]) * self.size / steps)
+        return {
+            **whole,
+            **{f"neighbour_{name}": count for name, count in pairs.items()},
+            "net": rose_in - rose_out,
+            "noise_net": (whole["noise_entered"] - whole["noise_left"]) / steps,
+            "rose_in": rose_in,
+            "rose_out": rose_out,
         }
-        first, last = self.shares[0], self.shares[-1]
-        return found | {
-            "excess": found["entered"] + found["left"] - found["noise_entered"] - found["noise_left"],
-            "rose_in": (first[0] - last[0]) * self.size / steps,
-            "rose_out": (last[2] - first[2]) * self.size / steps,
+
+    def _counts(self, pairs: Sequence[Crossings]) -> dict[str, float]:
+        """Problems of the whole pool, mean over the pairs of audits."""
+        return {
+            name: sum(getattr(each, name) * self.size / each.problems for each in pairs) / len(pairs)
+            for name in ("entered", "left", "noise_entered", "noise_left")
         }
 
 
@@ -146,7 +167,7 @@ def audit_metrics(row: Row) -> dict[str, float]:
 
 
 def phase_drifts(rows: Sequence[Row], low: float, high: float) -> list[PhaseDrift]:
-    """Half-life of a frozen estimate and traffic through [low, high] in each phase of one run. rows: by step."""
+    """Half-life of a frozen estimate and what was seen to cross [low, high] in each phase of one run. rows: by step."""
     found = []
     for (phase, name), group in groupby(rows, key=lambda row: (row["phase"], row["name"])):
         inside = list(group)
@@ -158,7 +179,8 @@ def phase_drifts(rows: Sequence[Row], low: float, high: float) -> list[PhaseDrif
                     name=name,
                     size=inside[0]["pool"]["size"],
                     half_life=half_life(audits),
-                    crossings=tuple(crossings(a, b, low, high) for a, b in pairwise(audits)),
+                    whole=crossings(audits[0], audits[-1], low, high) if len(audits) > 1 else None,
+                    neighbours=tuple(crossings(a, b, low, high) for a, b in pairwise(audits)),
                     steps=tuple(audit.step for audit in audits),
                     shares=tuple(_shares(audit.rate, (low, high)) for audit in audits),
                 )

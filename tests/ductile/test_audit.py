@@ -93,20 +93,36 @@ def test_drift_of_a_phase_is_scaled_to_its_pool():
     # three of a pool of 100: the first enters from below, the second stays, the third leaves upwards
     rows = [row((0, 2, 3), step=0), row((2, 2, 4), step=10), row(phase=1, step=0, total=10)]
     first, second = phase_drifts(rows, 0.2, 0.8)
-    flow = first.per_step()
-    assert (flow["entered"], flow["left"]) == pytest.approx((100 / 3 / 10, 100 / 3 / 10))
+    seen = first.traffic()
+    assert (seen["entered"], seen["left"]) == pytest.approx((100 / 3, 100 / 3))
     # given 2 of 8, (0, 2) of all 28 splits C(4,0) C(4,2) = 6 enter; given 7 of 8, (4, 3) half of them enter
-    assert flow["noise_entered"] == pytest.approx((6 / 28 + 0.5) * 100 / 3 / 10)
-    assert flow["excess"] == pytest.approx((2 - 2 * (6 / 28 + 0.5)) * 100 / 3 / 10)
-    assert (flow["rose_in"], flow["rose_out"]) == pytest.approx((100 / 3 / 10, 100 / 3 / 10))
+    assert seen["noise_entered"] == pytest.approx((6 / 28 + 0.5) * 100 / 3)
+    assert (seen["net"], seen["noise_net"]) == pytest.approx((0, 0))  # as many completions in both: no chance in it
+    assert (seen["rose_in"], seen["rose_out"]) == pytest.approx((100 / 3 / 10, 100 / 3 / 10))
     assert first.shares == (pytest.approx((1 / 3, 2 / 3, 0)), pytest.approx((0, 2 / 3, 1 / 3)))
-    assert (second.name, second.per_step(), second.half_life.steps) == ("phase 1", None, None)
+    assert (second.name, second.traffic(), second.half_life.steps) == ("phase 1", None, None)
+
+
+def test_audits_between_change_only_what_is_between_neighbours():
+    # the first problem goes in and out; the second enters for good
+    ends = [row((0, 0, 2), step=0), row((0, 2, 2), step=10)]
+    (few,), (many,) = (
+        phase_drifts(rows, 0.2, 0.8)
+        for rows in (ends, [ends[0], row((2, 2, 2), step=4), row((2, 2, 2), step=6), ends[1]])
+    )
+    one, other = few.traffic(), many.traffic()
+    assert {name: one[name] for name in one if "neighbour" not in name} == {
+        name: other[name] for name in other if "neighbour" not in name
+    }
+    assert (one["entered"], one["left"], one["net"]) == pytest.approx((100 / 3, 0, 100 / 3 / 10))
+    assert (one["neighbour_entered"], one["neighbour_left"]) == pytest.approx((100 / 3, 0))
+    assert (other["neighbour_entered"], other["neighbour_left"]) == pytest.approx((200 / 9, 100 / 9))
 
 
 def test_drift_is_of_the_problems_that_every_audit_has():
     rows = [row((4, 4, 1), step=0), row((4, 0, 1), step=10, counts=[4, 0, 4])]
     (found,) = phase_drifts(rows, 0.2, 0.8)
-    assert [each.problems for each in found.crossings] == [2]
+    assert [each.problems for each in found.neighbours] == [2]
     assert found.steps == (0, 10)
 
 

@@ -80,10 +80,11 @@ def test_parts_add_up_exactly(uneven, bins):
 def test_without_differences_inside_bins_murphys_parts_are_all():
     mean, successes, counts = floats(0.1, 0.1, 0.9), floats(0, 4, 8), floats(8, 8, 8)
     parts = decompose(mean, successes, counts, 10)
-    # bins of rates 4/16 and 8/8 with mean rate 1/2
-    assert parts.reliability == pytest.approx((16 * 0.15**2 + 8 * 0.1**2) / 24)
-    assert parts.resolution == pytest.approx((16 * 0.25**2 + 8 * 0.5**2) / 24)
-    assert parts.uncertainty == pytest.approx(0.25)
+    # bins of rates 4/16 and 8/8 with mean rate 1/2; noise: one problem of rate 1/2, variance 1/28 of half of its bin
+    bins_noise, all_noise = 16 / 24 * 1 / 28 / 4, 1 / 28 / 9
+    assert parts.reliability == pytest.approx((16 * 0.15**2 + 8 * 0.1**2) / 24 - bins_noise)
+    assert parts.resolution == pytest.approx((16 * 0.25**2 + 8 * 0.5**2) / 24 - bins_noise + all_noise)
+    assert parts.uncertainty == pytest.approx(0.25 + all_noise)
     assert (parts.spread, parts.agreement) == pytest.approx((0, 0), abs=1e-15)
 
 
@@ -109,17 +110,55 @@ def test_calibration_error_weighs_bins_by_completions():
     assert calibration_error(binned) == pytest.approx((2 * 0.3 + 6 * 0.1) / 8)
 
 
-def test_noise_error_is_that_of_the_binomial():
+def test_parts_are_on_average_those_of_the_true_rates():
+    """Exactly, over all outcomes of two problems in one bin and one in another, of 3, 2 and 3 completions."""
+    mean, rates, counts = floats(0.3, 0.3, 0.8), floats(0.2, 0.6, 0.7), floats(3, 2, 3)
+    found = np.zeros(3)
+    for outcome in np.ndindex(4, 3, 4):
+        chance = stats.binom.pmf(outcome, counts, rates).prod()
+        parts = decompose(mean, floats(*outcome), counts, 2)
+        found += chance * floats(parts.reliability, parts.resolution, parts.uncertainty)
+    low, overall = (3 * 0.2 + 2 * 0.6) / 5, (3 * 0.2 + 2 * 0.6 + 3 * 0.7) / 8
+    reliability = (5 * (0.3 - low) ** 2 + 3 * 0.1**2) / 8
+    resolution = (5 * (low - overall) ** 2 + 3 * (0.7 - overall) ** 2) / 8
+    assert found == pytest.approx([reliability, resolution, overall * (1 - overall)], abs=1e-12)
+
+
+def test_noise_error_of_certain_beliefs_is_that_of_the_binomial():
     # one problem, one bin: E|k/n - f|
+    sure = np.zeros(2)
     k = np.arange(9)
     exact = stats.binom.pmf(k, 8, 0.3) @ np.abs(k / 8 - 0.3)
-    assert noise_error(floats(0.3), floats(8), 1) == pytest.approx(exact, rel=0.12)
+    assert noise_error(floats(0.3), sure[:1], floats(8), 1) == pytest.approx(exact, rel=0.12)
     # two in one bin are one of 16, in two bins they are apart
     k = np.arange(17)
     pooled = stats.binom.pmf(k, 16, 0.3) @ np.abs(k / 16 - 0.3)
-    assert noise_error(floats(0.3, 0.3), floats(8, 8), 1) == pytest.approx(pooled, rel=0.12)
-    assert noise_error(floats(0.3, 0.7), floats(8, 8), 2) == pytest.approx(exact, rel=0.12)
-    assert noise_error(floats(0.0, 1.0), floats(8, 8), 4) == 0
+    assert noise_error(floats(0.3, 0.3), sure, floats(8, 8), 1) == pytest.approx(pooled, rel=0.12)
+    assert noise_error(floats(0.3, 0.7), sure, floats(8, 8), 2) == pytest.approx(exact, rel=0.12)
+    assert noise_error(floats(0.0, 1.0), sure, floats(8, 8), 4) == 0
+
+
+def test_noise_error_of_uncertain_beliefs_is_that_of_the_beta_binomial():
+    k, alpha, beta = np.arange(9), 1.5, 3.5
+    exact = stats.betabinom.pmf(k, 8, alpha, beta) @ np.abs(k / 8 - 0.3)
+    spread = floats(stats.beta.std(alpha, beta))
+    assert noise_error(floats(0.3), spread, floats(8), 1) == pytest.approx(exact, rel=0.12)
+
+
+@pytest.mark.parametrize("visited", [False, True])
+def test_noise_error_is_what_a_right_estimator_shows(visited):
+    """The prior of problems that were never asked, and the posterior of 8 completions each."""
+    rng = np.random.default_rng(1)
+    shown, expected = [], []
+    for _ in range(40):
+        rates = rng.random(48)
+        seen = rng.binomial(8, rates) if visited else np.zeros(48)
+        alpha, beta = 1 + seen, 1 + (8 if visited else 0) - seen
+        belief = estimates(alpha / (alpha + beta), stats.beta.std(alpha, beta))
+        found = calibrate(belief, *audit(rng, rates, 32), 10)
+        shown.append(found.ece)
+        expected.append(found.ece_noise)
+    assert np.mean(shown) == pytest.approx(np.mean(expected), rel=0.15)
 
 
 def test_rank_correlation_with_ties_by_hand_and_none_of_a_constant():

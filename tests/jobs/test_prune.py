@@ -67,21 +67,44 @@ def test_prune_tells_every_mistake_before_any_work() -> None:
     assert any(line.startswith("score: unknown value 'el3n'; allowed: el2n, forgetting") for line in lines)
 
 
-def test_crossing_in_words_and_table() -> None:
-    found = {
-        "fraction": 0.25, "metric": "passed", "seeds": [0, 1], "size": 283.0, "low": 0.0, "high": None, "crossed": 0.5,
-        "hard_minus_easy": [{"size": 100, "mean": -0.1}],
+def crossed(kind: str, **more: Any) -> dict[str, Any]:
+    own = [("hard", None), ("crosses", 283.0), ("hard", None)]
+    differences = [(100, -0.1, -0.2, 0.0), (200, 0.0, -0.2, 0.2), (400, 0.3, 0.1, 0.5)]
+    return {
+        "fraction": 0.25, "metric": "passed", "seeds": [0, 1, 2], "kind": kind, "size": None, "low": None, "high": None,
+        "by_seed": [{"seed": s, "kind": k, "size": n} for s, (k, n) in enumerate(own)],
+        "hard_minus_easy": [{"size": n, "mean": d, "low": low, "high": high} for n, d, low, high in differences],
+        **more,
     }  # fmt: skip
-    line = crossing_line(found)
-    assert "hard overtakes easy at 283 examples" in line
-    assert "fewer than the smallest to more than the largest" in line and "50% of the resamples" in line
-    assert crossing_line({**found, "size": None, "crossed": 0.0}).endswith("easy is better at every size")
+
+
+def test_crossing_in_words() -> None:
+    where, own = "25% kept, passed: ", "; seeds: 283, below all sizes (2)"
+    assert crossing_line(crossed("crosses", size=250.0)) == f"{where}hard overtakes easy at 250 examples{own}"
+    line = crossing_line(crossed("crosses", size=250.0, low=200.0, high=312.5))
+    assert line == f"{where}hard overtakes easy at 250 examples, 95% t interval 200 to 312{own}"
+    assert crossing_line(crossed("hard")) == f"{where}hard is better at every size that tells (400){own}"
+    assert crossing_line(crossed("mixed")) == f"{where}easy and hard take turns: no single crossing{own}"
+    assert crossing_line(crossed("nothing")) == f"{where}nothing differs by more than noise{own}"
+
+
+def test_crossing_of_one_seed_in_words() -> None:
+    without = [{"size": n, "mean": d, "low": None, "high": None} for n, d in ((100, 0.0), (200, -0.1), (400, -0.2))]
+    one = {"seeds": [0], "by_seed": [{"seed": 0, "kind": "easy", "size": None}], "hard_minus_easy": without}
+    line = crossing_line(crossed("easy", **one))
+    assert line == "25% kept, passed: easy is better at every size that tells (200, 400)"
+    one["hard_minus_easy"] = without[1:]
+    assert crossing_line(crossed("easy", **one)).endswith("easy is better at every size")
+    assert crossing_line(crossed("nothing", **one)).endswith("nothing differs")
+
+
+def test_means_over_seeds_have_their_intervals() -> None:
     rows = [
         {"size": 100, "fraction": 0.25, "rule": "easy", "seed": seed, "passed": 0.4 + 0.2 * seed, "loss": 1.0}
         for seed in (0, 1)
     ]
     console = Console(width=100, record=True, file=StringIO())
-    print_pruning({"rows": rows, "crossings": [found]}, console)
+    print_pruning({"rows": rows, "crossings": [crossed("hard")]}, console)
     assert "0.500 ±1.271" in console.export_text()  # t(0.975, 1) 12.706 times 0.1
 
 

@@ -3,7 +3,10 @@
 The audited rate r = k/n is itself noisy, and every measure here says what it does about that:
 
 - `brier` subtracts the noise: E[(f - r)^2 - r (1 - r) / (n - 1)] = (f - p)^2, for an estimate f and the true rate p.
-- `ece` cannot be negative, so that noise raises it; beside it stands what an estimate that is right would show.
+- `ece` cannot be negative, so that noise raises it; beside it stands `ece_noise`, what it is on average for beliefs
+  that are right: rates drawn from them, counts drawn from the rates.
+- `reliability`, `resolution` and `uncertainty` of the single completions' Brier score are what they are for these
+  problems with endless completions: the sampling variance of the bins' rates is taken out, see `decompose`.
 - `coverage` holds k against the whole distribution that the belief predicts for it, noise included.
 - `spearman` is attenuated by it, for all estimators alike.
 """
@@ -50,9 +53,10 @@ class Bins:
 class Decomposition:
     """The Brier score of single completions, brier = reliability - resolution + uncertainty + spread - agreement.
 
-    The first three are Murphy's (1973). He assumed one estimate a bin; with several the last two complete the sum
-    (Stephenson, Coelho & Jolliffe 2008, doi 10.1175/2007WAF2006116.1): `spread`, the variance of the estimates within
-    bins, and `agreement`, twice their covariance with the outcomes there.
+    The first three are Murphy's (1973), corrected for sampling; reliability and resolution can fall below 0. He
+    assumed one estimate a bin; with several the last two complete the sum (Stephenson, Coelho & Jolliffe 2008, doi
+    10.1175/2007WAF2006116.1): `spread`, the variance of the estimates within bins, and `agreement`, twice their
+    covariance with the outcomes there.
     """
 
     brier: float
@@ -70,9 +74,9 @@ class Calibration:
     brier:     mean squared error of the estimates to the true rates, audit noise subtracted; can fall below 0
     parts:     the Brier score of single completions and its parts
     ece:       expected calibration error
-    ece_noise: its mean were every estimate the true rate
+    ece_noise: its mean if the beliefs (mean and uncertainty) were right
     spearman:  rank correlation with the audited rates; None where either is constant
-    coverage:  share of the counts inside the belief's central 90% interval, 0.9 in expectation when it is right
+    coverage:  share of the counts inside the belief's central 90% interval, 0.9 in expectation for a right Beta
     width:     mean width of that interval, as a rate
     bias:      mean estimate minus mean audited rate
     age:       mean age in steps
@@ -107,7 +111,7 @@ def calibrate(estimates: Estimates, successes: Floats, counts: Floats, bins: int
         brier=float(errors.mean()),
         parts=decompose(mean, successes, counts, bins),
         ece=calibration_error(binned),
-        ece_noise=noise_error(mean, counts, bins),
+        ece_noise=noise_error(mean, estimates.uncertainty, counts, bins),
         spearman=rank,
         coverage=float(inside.mean()),
         width=float(widths.mean()),
@@ -143,15 +147,27 @@ def bin_up(mean: Floats, successes: Floats, counts: Floats, bins: int) -> Bins:
 
 
 def decompose(mean: Floats, successes: Floats, counts: Floats, bins: int) -> Decomposition:
-    """The Brier score of all completions, each against its problem's estimate; see `Decomposition`."""
+    """The Brier score of all completions, each against its problem's estimate; see `Decomposition`.
+
+    A bin's rate is sampled, so that plain reliability and resolution are too large, by sum_k w_k v_k and by that minus
+    v, and plain uncertainty is too small by v: v_k is the variance of the rate of bin k, w_k its share of the
+    completions, v = sum_k w_k^2 v_k that of the rate of all. Unbiased estimates of them are subtracted, as in Ferro &
+    Fricker (2012, doi 10.1002/qj.1924), who had one outcome a forecast, and so the problems drawn anew; ours are fixed
+    and their completions are drawn: v_k = sum of n_i^2 r_i (1 - r_i) / (n_i - 1) over the problems i in the bin, over
+    the square of its completions. What is taken out cancels in the sum, which still is the plain Brier score.
+    counts: at least 2.
+    """
     where, binned, total = _bin_of(mean, bins), bin_up(mean, successes, counts, bins), counts.sum()
     overall, offset = successes.sum() / total, mean - binned.estimate[where]
     outcomes = successes - counts * binned.rate[where]  # sum over the problem's completions of outcome - bin's rate
+    noise = np.bincount(where, counts**2 * rate_variance(successes / counts, counts), bins)  # completions^2 x variance
+    bins_noise = float((noise / np.maximum(binned.completions, 1)).sum() / total)
+    all_noise = float(noise.sum() / total**2)
     return Decomposition(
         brier=float((successes * (1 - mean) ** 2 + (counts - successes) * mean**2).sum() / total),
-        reliability=float((binned.completions * (binned.estimate - binned.rate) ** 2).sum() / total),
-        resolution=float((binned.completions * (binned.rate - overall) ** 2).sum() / total),
-        uncertainty=float(overall * (1 - overall)),
+        reliability=float((binned.completions * (binned.estimate - binned.rate) ** 2).sum() / total) - bins_noise,
+        resolution=float((binned.completions * (binned.rate - overall) ** 2).sum() / total) - bins_noise + all_noise,
+        uncertainty=float(overall * (1 - overall)) + all_noise,
         spread=float((counts * offset**2).sum() / total),
         agreement=float(2 * (outcomes * offset).sum() / total),
     )
@@ -162,11 +178,17 @@ def calibration_error(binned: Bins) -> float:
     return float((binned.completions * np.abs(binned.estimate - binned.rate)).sum() / binned.completions.sum())
 
 
-def noise_error(mean: Floats, counts: Floats, bins: int, seed: int = 0) -> float:
-    """The mean ECE of these estimates over `DRAWS` audits of problems whose true rates they are."""
-    drawn = Generator(Philox(seed)).binomial(counts.astype(np.int64), np.clip(mean, 0, 1), (DRAWS, len(mean)))
+def noise_error(mean: Floats, uncertainty: Floats, counts: Floats, bins: int, seed: int = 0) -> float:
+    """The mean ECE of these beliefs over `DRAWS` audits, were they right: counts drawn from what they predict.
+
+    A right belief is not a known rate: problems that are given the same estimate have different rates, which a bin of
+    few problems shows. Each count is therefore Beta-binomial (`predicted`), and binomial only where the belief is
+    certain.
+    """
+    below, draws = np.cumsum(predicted(mean, uncertainty, counts), axis=1), Generator(Philox(seed))
+    drawn = np.stack([np.searchsorted(row, draws.random(DRAWS), side="right") for row in below], axis=1)
     members = np.eye(bins)[_bin_of(mean, bins)]  # [problem, bin]
-    return float(np.abs((drawn - counts * mean) @ members).sum(1).mean() / counts.sum())
+    return float(np.abs((np.minimum(drawn, counts) - counts * mean) @ members).sum(1).mean() / counts.sum())
 
 
 def spearman(mean: Floats, rate: Floats) -> float | None:
@@ -183,8 +205,10 @@ def covered(mean: Floats, uncertainty: Floats, successes: Floats, counts: Floats
     interval covers more than it promises; so the share is taken by which the step [F(k - 1), F(k)] of the
     distribution function lies in [0.05, 0.95]: the probability that the randomised probability integral transform
     falls there, without the dice (Czado, Gneiting & Held 2009, doi 10.1111/j.1541-0420.2009.01191.x). It is 0.9 in
-    expectation for a right belief, whatever its shape. A count that the belief rules out is not covered. The width
-    is between the 5% and 95% quantiles of k / n: sharpness (Gneiting et al. 2007), audit noise included.
+    expectation where the rate is drawn from that Beta, whatever its mean and width. Of a belief of another shape only
+    mean and standard deviation are held against the audit: coverage can then stray from 0.9 though both are right. A
+    count that the belief rules out is not covered. The width is between the 5% and 95% quantiles of k / n: sharpness
+    (Gneiting et al. 2007), audit noise included.
     """
     pmf = predicted(mean, uncertainty, counts)
     below = np.cumsum(pmf, axis=1)

@@ -1,7 +1,7 @@
 """How fast pass rates move under training: the skill of an estimate that is frozen, and traffic through the band.
 
-Both compare two audits of the same problems and take the audits' own noise out, since two audits of a policy that does
-not move differ too.
+Both compare two audits of the same problems. Two audits of a policy that does not move differ too: the skill takes that
+out, and beside the traffic stands what noise alone makes of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from statistics import fmean
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from ductile.difficulty.calibration import rate_variance
 
 HALF = 0.5
 LEAST_SPREAD = 0.002
-"""Variance of the true rates between problems below which there is no difference to predict: that of 64 problems
-with 32 completions each is known to 0.25 / 32 x sqrt(2 / 64) = 0.0014."""
+"""Variance of the true rates between problems below which there is nothing to predict, however small the noise."""
+RESOLVED = 4.0
+"""Standard errors that the variance of the true rates must be at least of the squared difference of two audits of rates
+that stand still. The half-life is where that difference is half of the variance: two of them away from 0."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,23 @@ class Audited:
 class HalfLife:
     """How long an estimate that is frozen stays of use.
 
-    curve: (delta in steps, skill S(delta)), S(0) = 1 first. steps: where S falls to one half, linear between deltas;
-    None where it does not within the phase (`why`: "longer than the phase"), or where the problems' rates do not
-    differ by more than noise ("no spread").
+    curve: (delta in steps, skill S(delta)), S(0) = 1 first, of the deltas where problems differ enough to tell.
+    steps: where S falls to one half, linear between deltas. None if it is still above at the longest delta of the
+    phase (`why`: LONGER; it is at least that delta), or if the problems' rates differ too little, in all audits or in
+    the later ones, to tell (NO_SPREAD).
     """
+
+    LONGER: ClassVar[str] = "longer than the phase"
+    NO_SPREAD: ClassVar[str] = "no spread"
 
     curve: tuple[tuple[int, float], ...]
     steps: float | None
     why: str = ""
+
+    @property
+    def censored(self) -> bool:
+        """Whether the half-life is longer than any two audits are apart, which is infinity to a median."""
+        return self.why == self.LONGER
 
 
 @dataclass(frozen=True)
@@ -74,26 +86,35 @@ def half_life(audits: Sequence[Audited]) -> HalfLife:
         S(delta) = 1 - sum (p(t + delta) - p(t))^2 / sum (p(t + delta) - mean p(t + delta))^2
 
     with the true rates p: the mean squared error's skill over the current mean (Murphy 1988), 1 for a frozen estimate
-    that still holds, 0 for one that says no more of a problem than the pool's mean. Unbiased estimates of both sums
-    stand in: squared differences of audited rates, minus r (1 - r) / (n - 1) for each rate. audits: by step, of two
+    that still holds, 0 for one that errs as much as the pool's current mean said of every problem. The half-life is
+    where it is 1/2: the frozen estimate's squared error is half of the variance between problems. A shift of all rates
+    alike is error too, though it leaves the problems' order and differences as they were; S can fall below 0.
+
+    Unbiased estimates of both sums stand in: squared differences of audited rates, minus r (1 - r) / (n - 1) for each
+    rate. A delta tells where the variance is `RESOLVED` standard errors of the first sum, if no rate had moved, and
+    `LEAST_SPREAD` at least; else noise would often find a half-life of rates that stand still. audits: by step, of two
     problems or more.
     """
-    errors: dict[int, list[float]] = {}
-    spreads: dict[int, list[float]] = {}
+    sums: dict[int, list[tuple[float, float, float]]] = {}
     for earlier, later in combinations(audits, 2):
-        noise = rate_variance(later.rate, later.counts)
-        error = (later.rate - earlier.rate) ** 2 - noise - rate_variance(earlier.rate, earlier.counts)
-        errors.setdefault(later.step - earlier.step, []).append(float(error.mean()))
-        spread = np.var(later.rate, ddof=1) - noise.mean()
-        spreads.setdefault(later.step - earlier.step, []).append(float(spread))
-    known = sorted(delta for delta in errors if fmean(spreads[delta]) >= LEAST_SPREAD)
-    if not known:
-        return HalfLife(((0, 1.0),), None, "no spread")
-    curve = ((0, 1.0), *((delta, 1 - fmean(errors[delta]) / fmean(spreads[delta])) for delta in known))
-    for (before, above), (after, below) in pairwise(curve):
+        before, after = (rate_variance(audit.rate, audit.counts) for audit in (earlier, later))
+        error = float(((later.rate - earlier.rate) ** 2 - after - before).mean())
+        spread = float(np.var(later.rate, ddof=1) - after.mean())
+        # the square of a normal difference of variance v has variance 2 v^2
+        noise = float(np.sqrt(2 * ((before + after) ** 2).sum()) / len(after))
+        sums.setdefault(later.step - earlier.step, []).append((error, spread, noise))
+    means = {delta: tuple(map(fmean, zip(*each, strict=True))) for delta, each in sorted(sums.items())}
+    telling = {
+        delta: 1 - error / spread
+        for delta, (error, spread, noise) in means.items()
+        if spread >= max(LEAST_SPREAD, RESOLVED * noise)
+    }
+    curve = ((0, 1.0), *telling.items())
+    for (start, above), (end, below) in pairwise(curve):
         if below <= HALF:
-            return HalfLife(curve, before + (after - before) * (above - HALF) / (above - below))
-    return HalfLife(curve, None, "longer than the phase")
+            return HalfLife(curve, start + (end - start) * (above - HALF) / (above - below))
+    told = bool(means) and max(means) in telling
+    return HalfLife(curve, None, HalfLife.LONGER if told else HalfLife.NO_SPREAD)
 
 
 def crossings(earlier: Audited, later: Audited, low: float, high: float) -> Crossings:
@@ -101,8 +122,9 @@ def crossings(earlier: Audited, later: Audited, low: float, high: float) -> Cros
 
     Of a problem whose rate did not move, the successes of both audits together say all there is to know about it: given
     them, those of the first are hypergeometric, whatever the rate. The expectation is therefore exact, with no rate to
-    guess (Fisher's exact test conditions in the same way). Of a rate that did move it is too large, so that what is
-    observed beyond it is a lower bound of what truly crossed.
+    guess (Fisher's exact test conditions in the same way). It is that of a pool that stands still, and no part of what
+    a moving pool shows: observed minus expected is neither the number that truly crossed nor a bound of it, since a
+    rate that moved far from the edge crosses without help of noise, and one that moved near to it with.
     """
     before, after = (in_band(audit.rate, low, high) for audit in (earlier, later))
     s1, n1, s2, n2 = (x[:, None] for x in (earlier.successes, earlier.counts, later.successes, later.counts))

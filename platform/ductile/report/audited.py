@@ -22,6 +22,9 @@ Cell = tuple[str, str, list[RunRecord]]
 
 WIDEST = 5
 """Panels side by side."""
+TITLE = 28
+"""Characters of a plan's name that fit over its panel."""
+_THIN: dict[str, Any] = {"linewidth": 1.3}
 _SWITCH: dict[str, Any] = {"color": "0.15", "linewidth": 1.1, "linestyle": (0, (4, 2))}
 _SIDES = (("#E69F00", "below (hard)"), ("#009E73", "in the band"), ("#56B4E9", "above (easy)"))
 
@@ -47,8 +50,33 @@ def brier_over_steps(grid: Grid) -> Figure | None:
 
 
 def age_over_steps(grid: Grid) -> Figure | None:
-    """Mean age of each estimator's estimates over steps, by variant and plan; None without audits."""
-    return _over_steps(grid, "age", "age, steps")
+    """Mean age of the estimates over steps, a panel for each plan and a line for each variant; None without audits.
+
+    All estimators of a run see the same visits, so that one stands for all: the one that selection reads.
+    """
+    cells = audited_cells(grid)
+    if not cells:
+        return None
+    plans = list(dict.fromkeys(plan for plan, _, _ in cells))
+    variants = [variant for variant in grid.variants if any(variant == other for _, other, _ in cells)]
+    figure, axes = panels(1, len(plans), 3.6, 2.2, sharey=True, legend=0.8)
+    for plan, panel in zip(plans, axes[0], strict=True):
+        own = [(variant, runs) for other, variant, runs in cells if other == plan]
+        panel.set_title(short(plan, TITLE), fontweight="bold", pad=18)
+        panel.set_xlabel("RL step")
+        _switches(panel, own[0][1], names=True)
+        for variant, runs in own:
+            first = next(iter(runs[0].audits[0]["pool"]["estimators"]), "")
+            for series in _by_phase(runs, first, "age"):
+                mean_line(
+                    panel, series, False, marker=grid.marker(variant), markersize=3.5, **grid.style(variant), **_THIN
+                )
+        panel.set_ylim(bottom=0)
+    axes[0][0].set_ylabel("age, steps")
+    styles = [{**grid.style(variant), "marker": grid.marker(variant), "markersize": 3.5} for variant in variants]
+    handles = [Line2D([], [], label=name, **style) for name, style in zip(variants, styles, strict=True)]
+    _legend(figure, cells, handles)
+    return figure
 
 
 def audited_cells(grid: Grid) -> list[Cell]:
@@ -94,7 +122,7 @@ def _by_plan_and_variant(
         for column, plan in enumerate(plans):
             panel, runs = axes[row][column], known.get((plan, variant))
             if row == 0:
-                panel.set_title(plan, fontweight="bold", pad=18)
+                panel.set_title(short(plan, TITLE), fontweight="bold", pad=18)
             if row == len(variants) - 1:
                 panel.set_xlabel("RL step")
             if column == 0:
@@ -147,7 +175,7 @@ def _style(position: int) -> dict[str, Any]:
         "linestyle": LINES[position % len(LINES)],
         "marker": MARKERS[position % len(MARKERS)],
         "markersize": 3.5,
-        "linewidth": 1.3,
+        **_THIN,
     }
 
 

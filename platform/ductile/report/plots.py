@@ -67,7 +67,7 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
         "Reliability of the difficulty estimates",
         "Audited pass rate against the estimate, in bins of equal width, over all seeds and switches: in the last "
         "audit before a switch, the first of the new phase before any step, and the one after it. A marker is as large "
-        "as its bin's share of the problems. The first estimator is the one that selection reads.",
+        "as its bin's share of the problems.",
         reliability,
     ),
     (
@@ -80,7 +80,8 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
     (
         "age",
         "Age of the difficulty estimates",
-        "Steps since the audited problems' last visit, mean over problems and seeds.",
+        "Steps since the audited problems' last visit, which all estimators of a run share, mean over problems and "
+        "seeds. Each phase has problems of its own.",
         age_over_steps,
     ),
     (

@@ -61,9 +61,9 @@ def _style(rule: str) -> dict[str, Any]:
 
 
 def _mark_crossing(panel: Any, document: Mapping[str, Any], fraction: float, metric: str) -> None:
-    """A dotted line at the crossing, a grey band over its interval where both ends lie among the sizes."""
+    """A dotted line at the crossing, a grey band over its t interval."""
     for found in document["crossings"]:
-        if (found["fraction"], found["metric"]) == (fraction, metric) and found["size"]:
+        if (found["fraction"], found["metric"]) == (fraction, metric) and found["size"] is not None:
             panel.axvline(found["size"], color="#555555", linestyle=":", linewidth=1.0)
-            if found["low"] and found["high"]:
+            if found["low"] is not None:
                 panel.axvspan(found["low"], found["high"], color="#555555", alpha=0.12, linewidth=0)

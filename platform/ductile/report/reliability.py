@@ -86,8 +86,7 @@ def _pooled_bins(runs: Sequence[RunRecord], estimator: str) -> dict[str, Any]:
                     bins = said["reliability"]
                     n = np.asarray(bins["completions"], np.float64)
                     part = np.stack([bins["problems"], n, n * bins["estimate"], n * bins["rate"]])
-                    known = sums.get(stage)
-                    sums[stage] = part if known is None or known.shape != part.shape else known + part
+                    sums[stage] = sums.get(stage, 0) + part
     return {stage: sums[stage] for stage in _WHEN if stage in sums}
 
 

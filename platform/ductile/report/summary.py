@@ -86,12 +86,17 @@ MEASURES: tuple[Measure, ...] = (
     _last("branch_silent_share", "plasticity/rl_reset/silent_share", "share"),
     _last("branch_sft_auc_ratio", "plasticity/sft_reset/auc_ratio", "ratio"),
     _mean_over_steps("silent_share", "rollout/silent_share", "share"),
+    _mean_over_steps("wasted_share", "rollout/wasted_share", "share"),
+    Measure("wasted_budget", "budget/learned_completions", "share", "last RL step", lambda record: _wasted(record)),
     _mean_over_steps("refill_factor", "rollout/refill_factor", "ratio"),
     Measure("training_s", "time/step_s", "s", "sum over RL steps", lambda record: _sum(record, "time/step_s")),
     _spent("completions", "budget/completions", "count"),
     _spent("pilot_completions", "budget/pilot_completions", "count"),
     _spent("refill_completions", "budget/refill_completions", "count"),
     _spent("reestimation_completions", "budget/reestimation_completions", "count"),
+    _spent("reference_completions", "budget/reference_completions", "count"),
+    _spent("offline_completions", "budget/offline_completions", "count"),
+    _spent("learned_completions", "budget/learned_completions", "count"),
     _spent("sampled_tokens", "budget/sampled_tokens", "tokens"),
     _spent("forward_tokens", "budget/forward_tokens", "tokens"),
     _spent("learner_forward_tokens", "budget/learner_forward_tokens", "tokens"),
@@ -293,6 +298,12 @@ def _sum(record: RunRecord, name: str) -> float | None:
 def _latest(record: RunRecord, name: str) -> float | None:
     series = record.series(name)
     return series[-1][1] if series else None
+
+
+def _wasted(record: RunRecord) -> float | None:
+    """Share of all completions of the budget that no gradient came from: 1 - learned / all."""
+    learned, completions = (_latest(record, f"budget/{name}completions") for name in ("learned_", ""))
+    return 1 - learned / completions if learned is not None and completions else None
 
 
 def _mean(record: RunRecord, name: str) -> float | None:

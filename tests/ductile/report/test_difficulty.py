@@ -67,29 +67,21 @@ def test_first_phase_has_nothing_before_it(audited):
     assert [(r["when"], r["from"]) for r in rows] == [("at", None), ("after", None), ("end", None)]
 
 
-def test_drift_counts_what_entered_and_left_the_band(audited):
+def test_drift_counts_what_was_seen_to_cross_the_band(audited):
     drift = row(found([audited()])["drift"], phase="easy")
     assert drift["band"] == [0.25, 0.75]
-    # of 4 for 40 problems and ten steps: one enters and one leaves by step 5, one leaves by step 10
-    assert drift["entered"]["mean"] == pytest.approx(1.0)
-    assert drift["left"]["mean"] == pytest.approx(2.0)
+    # of 4 for 40 problems: from step 0 to 10 one enters, two leave; one enters and one leaves by step 5, one by step 10
+    assert (drift["entered"]["mean"], drift["left"]["mean"]) == (10, 20)
+    assert (drift["neighbour_entered"]["mean"], drift["neighbour_left"]["mean"]) == (5, 10)
+    assert drift["net"]["mean"] == pytest.approx(-1)
     assert (drift["rose_in"]["mean"], drift["rose_out"]["mean"]) == pytest.approx((1.0, 2.0))
+    assert drift["noise_net"]["mean"] == pytest.approx(0, abs=1e-9)
     assert (drift["in_band_start"]["mean"], drift["in_band_end"]["mean"]) == (0.75, 0.5)
-    noise = drift["noise_entered"]["mean"] + drift["noise_left"]["mean"]
-    assert drift["excess"]["mean"] == pytest.approx(3 - noise)
-    assert (drift["half_life"]["n"], drift["longer"], drift["no_spread"]) == (1, 0, 0)
-    # mean squared differences 1/16 and 3/64 after 5 steps, 13/64 after 10; variances 5/48 and 11/192 of the later
-    # rates; noise 1/96, 1/96 and 7/960 of the three audits
-    early = 1 - (1 / 16 + 3 / 64 - 3 / 96 - 7 / 960) / (5 / 48 + 11 / 192 - 1 / 96 - 7 / 960)
-    late = 1 - (13 / 64 - 1 / 96 - 7 / 960) / (11 / 192 - 7 / 960)
-    assert drift["half_life"]["mean"] == pytest.approx(5 + 5 * (early - 0.5) / (early - late))
-    assert drift["skill"]["mean"] == pytest.approx(late)
-    assert drift["longest"] == 10
 
 
 def test_without_audits_there_is_no_section(record, audited, tmp_path):
     assert found([record(), record("proxy")]) == {"calibration": [], "drift": []}
-    assert [table.rows for table in difficulty_tables(summarise([record()], CONTEXT))] == [()] * 4
+    assert [table.rows for table in difficulty_tables(summarise([record()], CONTEXT))] == [()] * 5
     files = write_report([record()], tmp_path / "without", CONTEXT)
     assert "reliability.png" not in [file.name for file in files]
     assert "Calibration of" not in files[1].read_text()
@@ -104,7 +96,7 @@ def test_page_has_the_tables_and_figures(audited, tmp_path):
     page = files[1].read_text()
     for title in (
         *("Calibration of the difficulty estimates", "Calibration on problems that were never asked"),
-        *("How fast difficulty moves", "What selection wasted", "Problems by difficulty"),
+        *("How fast difficulty moves", "What selection wasted, and what it came to", "Problems by difficulty"),
     ):
         assert f"<h2>{title}</h2>" in page
 
@@ -112,7 +104,7 @@ def test_page_has_the_tables_and_figures(audited, tmp_path):
 def test_table_shows_each_estimator_before_at_and_after_the_switch(audited):
     table = tables([audited(seed=0, bias=0.1), audited(seed=1, bias=0.3)])["Calibration of the difficulty estimates"]
     assert [each[2:4] for each in table.rows] == [
-        *(("beta", "before"), ("beta", "at"), ("beta", "after")),
+        *(("beta*", "before"), ("beta*", "at"), ("beta*", "after")),
         *(("frozen", "before"), ("frozen", "at"), ("frozen", "after")),
     ]
     at = dict(zip(table.columns, table.rows[1], strict=True))
@@ -130,22 +122,91 @@ def test_more_than_one_switch_is_named(audited):
     run = audited()
     third = [{**row, "phase": 2, "name": "again", "total_step": 20 + row["step"]} for row in run.audits[:3]]
     table = tables([replace(run, audits=[*run.audits, *third])])["Calibration of the difficulty estimates"]
-    audits = [each[3] for each in table.rows if each[2] == "beta"]
+    audits = [each[3] for each in table.rows if each[2] == "beta*"]
     assert audits == [f"{when} {phase}" for phase in ("hard", "again") for when in ("before", "at", "after")]
 
 
-def test_waste_is_read_from_the_steps_metrics(audited):
-    table = tables([audited(seed=seed) for seed in range(2)])["What selection wasted"]
-    assert table.rows == (("switch", "uniform", "0.30 ±0.00", "-", "640 ±0", "100 ±0", "-", "-"),)
+def spending(record, variant, seed, new, **metrics):
+    """A run without audits, of so many completions, whose last boundary has the pass rate `new`."""
+    run = record(variant, seed=seed)
+    ends = [run.boundaries[0], {**run.boundaries[1], "metrics": {**run.boundaries[1]["metrics"], "retention/new": new}}]
+    series = {name.replace("__", "/"): [(1, value / 2), (2, value)] for name, value in metrics.items()}
+    return replace(run, metrics={**run.metrics, **series}, boundaries=ends)
 
 
-def test_half_life_says_how_many_runs_have_one(audited):
-    still = audited(seed=1)
-    rows = [{**still.audits[0], "step": step, "total_step": step} for step in (0, 5, 10)]
-    flat = replace(audited(seed=2), audits=[{**r, "pool": {**r["pool"], "successes": [8] * 4}} for r in rows])
-    table = tables([audited(seed=0), replace(still, audits=rows), flat])["How fast difficulty moves"]
-    text = dict(zip(table.columns, table.rows[0], strict=True))["Half-life\nsteps"]
-    assert re.fullmatch(r"\d\.\d \(1\), > 1, no spread 1", text)
+WASTE, SPENT = "What selection wasted, and what it came to", "Where completions went"
+
+
+def test_waste_needs_no_audits_and_stands_beside_the_pass_rate(record):
+    both = {"rollout__wasted_share": 0.4, "budget__completions": 800.0, "budget__learned_completions": 600.0}
+    runs = [spending(record, "parameter_only", seed, 0.5 + 0.1 * seed, **both) for seed in (0, 1)]
+    runs += [
+        spending(record, "speed", seed, 0.6 + 0.1 * seed, budget__completions=800.0, budget__pilot_completions=100.0)
+        for seed in (0, 1)
+    ]
+    table = tables(runs)[WASTE]
+    assert table.columns[-1] == "minus parameter_only\npoints"
+    silent = "0.30 ±0.00"
+    assert table.rows == (
+        ("guessable", "parameter_only", silent, "-", "0.30 ±0.00", "0.25 ±0.00", "0.55 ±0.64", "-"),
+        ("guessable", "speed", silent, "-", "-", "-", "0.65 ±0.64", "10.0 ±0.0"),
+    )
+    table = tables(runs)[SPENT]
+    assert table.columns[2:] == ("Completions\nin all", "of them\nlearned", "of them\npilots")
+    assert table.rows == (
+        ("guessable", "parameter_only", "800 ±0", "600 ±0", "-"),
+        ("guessable", "speed", "800 ±0", "-", "100 ±0"),
+    )
+
+
+def test_what_was_asked_before_the_run_and_for_a_reference_is_told(record):
+    spent = {"budget__completions": 900.0, "budget__reference_completions": 64.0, "budget__offline_completions": 96.0}
+    table = tables([spending(record, "dots", 0, 0.5, **spent)])[SPENT]
+    assert table.columns[2:] == ("Completions\nin all", "of them\nreference", "of them\nbefore the run")
+    assert table.rows == (("guessable", "dots", "900", "64", "96"),)
+
+
+def test_waste_is_shown_of_audited_runs_and_where_variants_can_be_compared(record, audited):
+    def shown(*records):
+        return len(tables(records)[WASTE].rows)
+
+    uniform, band = (spending(record, name, 0, 0.5, rollout__wasted_share=0.4) for name in ("uniform", "band"))
+    assert (shown(uniform), shown(uniform, band), shown(audited())) == (0, 2, 1)
+    assert tables([uniform, band])[SPENT].rows == ()  # neither spent any beside training
+
+
+def test_half_life_is_a_median_in_which_longer_runs_are_infinite(audited):
+    def of(seed, *successes):
+        run = audited(seed=seed)
+        steps = enumerate(successes)
+        rows = [{**run.audits[0], "step": 5 * i, "total_step": 5 * i, "pool": many(s)} for i, s in steps]
+        return replace(run, audits=rows)
+
+    def many(successes):
+        """64 problems with 64 completions each, in four kinds."""
+        ids = [f"p{i}" for i in range(64)]
+        return {"size": 64, "ids": ids, "successes": successes * 16, "counts": [64] * 64, "estimators": {}}
+
+    spread, turned, alike = [0, 16, 48, 64], [64, 48, 16, 0], [32, 32, 32, 32]
+    moving, still, flat = (spread, turned), (spread, spread), (alike, alike)
+
+    def half_life(*runs):
+        records = [of(seed, *audits) for seed, audits in enumerate(runs)]
+        table = tables(records)["How fast difficulty moves"]
+        text = dict(zip(table.columns, table.rows[0], strict=True))["Half-life\nsteps"]
+        [drift] = found(records)["drift"]
+        told = len(runs) - drift["half_life"]["no_spread"]
+        assert (drift["longest"], drift["skill"]["n"]) == (5, told)
+        return drift["half_life"], text
+
+    one, text = half_life(moving, moving, still)
+    assert 0 < one["median"] < 5 and one["median"] == one["values"]["0"]
+    assert (one["longer"], one["no_spread"]) == (1, 0) and re.fullmatch(r"\d\.\d \(3\)", text)
+    most, text = half_life(moving, still, still, flat)
+    assert (most["median"], most["longer"], most["no_spread"], list(most["values"])) == (None, 2, 1, ["0"])
+    assert text == "> 5 (3), no spread 1"
+    none, text = half_life(flat)
+    assert (none["median"], text) == (None, "no spread 1")
 
 
 def test_tables_fit_into_120_columns(audited):
@@ -190,9 +251,22 @@ def test_brier_breaks_at_the_switch(grid):
     assert [text.get_text() for text in figure.axes[3].texts] == ["no audit"]
 
 
-def test_age_is_drawn_by_estimator(grid):
-    lines = [line for line in age_over_steps(grid).axes[0].lines if len(line.get_xdata()) == 3]
-    assert [list(line.get_ydata()) for line in lines] == [[0, 5, 10]] * 2 + [[5, 10, 15]] * 2
+def test_age_is_one_line_a_variant_of_the_estimator_that_selection_reads(grid):
+    figure = age_over_steps(grid)
+    assert [panel.get_title() for panel in figure.axes] == ["switch", "alone"]
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in lines] == [
+        [0, 5, 10]
+    ] * 4  # two phases of two variants; frozen's is 5 more
+    assert len({line.get_color() for line in lines}) == 2
+    assert len([line for line in figure.axes[1].lines if len(line.get_xdata()) == 3]) == 1
+
+
+def test_long_names_of_plans_are_cut(audited):
+    plan = "a_plan_whose_name_is_longer_than_its_panel"
+    for drawing in (band_shares, brier_over_steps, age_over_steps):
+        figure = drawing(Grid((replace(audited(), plan=plan),), (plan,), ("uniform",)))
+        assert figure.axes[0].get_title() == "a_plan_whose_name_is_longer…"
 
 
 def test_shares_by_difficulty_fill_the_panel(grid):
