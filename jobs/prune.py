@@ -53,8 +53,7 @@ def job() -> int:
     wanted = list(cells(settings))
     missing = [cell for cell in wanted if store.remember(cell.key) is None]
     with Counted("trainings", len(wanted), len(wanted) - len(missing)) as shown:
-        for cell, result in trained(settings, missing):
-            store.keep(cell.key, result)
+        for cell in trained(settings, missing, store):
             shown.done(cell.key)
     document = results(settings, [(cell, store.remember(cell.key)) for cell in wanted])
     write_text(folder / "results.json", json.dumps(document, indent=1))
@@ -80,19 +79,22 @@ def asked(arguments: Sequence[str]) -> CrossingSettings:
 
 def training_key(settings: CrossingSettings) -> str:
     """Names everything that a training depends on beside its cell."""
-    plain = {name: value for name, value in as_plain(settings).items() if name not in ARMS}
+    unread = {"el2n": "evals", "forgetting": "early"}[settings.score]
+    plain = {name: value for name, value in as_plain(settings).items() if name not in (*ARMS, unread)}
     return hashlib.blake2b(json.dumps([RECIPE, plain], sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def trained(settings: CrossingSettings, missing: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Each cell's result as it comes. Cells of one seed and data size share its scores, and so one process."""
+def trained(settings: CrossingSettings, missing: Sequence[Cell], store: FolderStore) -> Iterator[Cell]:
+    """Each cell when it is in the store. Cells of one seed and data size share its scores, and so one process."""
     parts = [list(part) for _, part in groupby(missing, lambda cell: (cell.seed, cell.size))]
     if settings.processes == 1:
         for part in parts:
-            yield from _trained(settings, part)
+            yield from _trained(settings, part, store)
         return
     with ProcessPoolExecutor(settings.processes, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(_all_trained, settings, part) for part in parts]):
+        for future in as_completed(
+            [pool.submit(_all_trained, settings, part, store.folder, store.memory) for part in parts]
+        ):
             yield from future.result()
 
 
@@ -105,21 +107,30 @@ def results(settings: CrossingSettings, found: Sequence[tuple[Cell, Any]]) -> di
     return {
         "settings": as_plain(settings),
         "versions": versions(),
+        "presentations": presentations(settings),
         "rows": rows,
         "crossings": summary(rows),
         "against_random": against_random(rows),
     }
 
 
-def _trained(settings: CrossingSettings, part: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def presentations(settings: CrossingSettings) -> dict[str, float]:
+    """By data size: how often each example was shown to a model when el2n was read of it; nothing of another score."""
+    if settings.score != "el2n":
+        return {}
+    return {str(size): settings.early * settings.fit.batch / size for size in settings.sizes}
+
+
+def _trained(settings: CrossingSettings, part: Sequence[Cell], store: FolderStore) -> Iterator[Cell]:
     torch.set_num_threads(1)
     study = Study(settings, SCORES[settings.score], part[0].seed)
     for cell in part:
-        yield cell, study.run(cell, _silent)
+        store.keep(cell.key, study.run(cell, _silent))  # here, so that a kill costs a process one training at most
+        yield cell
 
 
-def _all_trained(settings: CrossingSettings, part: Sequence[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
-    return list(_trained(settings, part))
+def _all_trained(settings: CrossingSettings, part: Sequence[Cell], folder: Path, memory: Path) -> list[Cell]:
+    return list(_trained(settings, part, FolderStore(folder, memory)))
 
 
 def _silent(_: str) -> None:

@@ -6,7 +6,7 @@ YAML under `configs/` holds experiments and presets, never a second copy of thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -481,8 +481,8 @@ class PruneSettings:
     keep: str = setting(
         "all",
         "which part of the pool stays by its score: all, easy, hard, middle, offset (the hardest of what is left "
-        "without the very hardest), random",
-        choices=("all", "easy", "hard", "middle", "offset", "random"),
+        "without the very hardest), high (the highest of a score that is no hardness), random",
+        choices=("all", "easy", "hard", "middle", "offset", "high", "random"),
     )
     fraction: float = setting(1.0, "share of the pool that stays", above=0, high=1)
     offset: float = setting(0.05, "offset: share of the very hardest that is left out first", low=0, high=1)
@@ -804,6 +804,10 @@ class FitSettings:
     weight_decay: float = setting(0.01, "AdamW weight decay", low=0)
     clip: float = setting(1.0, "largest gradient norm", above=0)
 
+    def check(self) -> Iterator[str]:
+        if self.warmup > self.steps:
+            yield f"warmup: {self.warmup} is more than the training has steps; allowed: at most {self.steps}"
+
 
 @dataclass(frozen=True)
 class ScoresSettings:
@@ -816,12 +820,15 @@ class ScoresSettings:
     )
     format: str = setting("", "format of the worked solutions; empty: each domain's first that shows work")
     inits: int = setting(3, "el2n, forgetting: fresh models that they are averaged over", low=1)
-    early: int = setting(40, "el2n: steps of training after which the error is read", low=1)
+    early: int = setting(
+        40, "el2n: steps of training after which the error is read, however often a problem was shown by then", low=1
+    )
     evals: int = setting(10, "forgetting: evaluations spread over the training", low=2)
     subsets: int = setting(8, "memorization: fresh models, each trained on a random part of the problems", low=2)
-    subset: float = setting(0.7, "memorization: share of the problems in each part", above=0, high=1)
+    subset: float = setting(0.7, "memorization: share of the problems in each part, below 1", above=0, high=1)
     clusters: int = setting(16, "prototypes: clusters of the prompts' hidden states", low=1)
     samples: int = setting(16, "el2n_rl, failure_rate: completions of each problem by the base", low=2)
+    history: str = setting("", "forgetting_rl, el2n_rl_later: audits.json of a finished, audited run of this plan")
     fit: FitSettings = setting(FitSettings, "how the fresh models are trained")
 
     def check(self) -> Iterator[str]:
@@ -829,10 +836,9 @@ class ScoresSettings:
             yield "scores: the list is empty; name at least one"
         for twice in sorted({name for name in self.scores if self.scores.count(name) > 1}):
             yield f"scores: {twice} is listed twice"
-        if self.early > self.fit.steps:
-            yield f"early: {self.early} is after the training's end (fit.steps {self.fit.steps})"
-        if self.evals > self.fit.steps:
-            yield f"evals: {self.evals} is more than the training has steps (fit.steps {self.fit.steps})"
+        yield from _training_mistakes(self.scores, self.early, self.evals, self.fit.steps)
+        if self.subset == 1:
+            yield "subset: 1.0 leaves no problem out, and memorization compares with models without; allowed: below 1"
         if not self.file:
             yield "file: empty; name the file to write"
 
@@ -862,7 +868,12 @@ class CrossingSettings:
     )
     fit: FitSettings = setting(FitSettings, "how each model is trained: as long on few solutions as on many")
     inits: int = setting(3, "fresh models that the score is averaged over, trained as each model is", low=1)
-    early: int = setting(40, "el2n: steps of their training after which the error is read", low=1)
+    early: int = setting(
+        40,
+        "el2n: steps of their training after which the error is read, at every data size: early x fit.batch / size "
+        "presentations of each example",
+        low=1,
+    )
     evals: int = setting(10, "forgetting: evaluations spread over their training", low=2)
     processes: int = setting(1, "processes of one torch thread each that share the work", low=1)
     output: str = setting("runs/data_pruning", "folder of the results")
@@ -879,11 +890,20 @@ class CrossingSettings:
         for rule in ("easy", "hard"):
             if rule not in self.rules:
                 yield f"rules: {list(self.rules)} lacks {rule}: the crossing is between easy and hard"
-        if self.early > self.fit.steps or self.evals > self.fit.steps:
-            yield f"fit.steps: {self.fit.steps} are fewer than early ({self.early}) or evals ({self.evals})"
+        if 1 in self.fractions:
+            yield "fractions: 1.0 prunes nothing, and all of the data is always trained on too; allowed: below 1"
+        yield from _training_mistakes((self.score,), self.early, self.evals, self.fit.steps)
         largest = max(self.fractions, default=0.0)
         if "offset" in self.rules and self.offset + largest > 1:
             yield f"offset: {self.offset} leaves less than {largest} of the data; allowed: at most {1 - largest:g}"
+
+
+def _training_mistakes(scores: Sequence[str], early: int, evals: int, steps: int) -> Iterator[str]:
+    """Looks into a training of so many steps that these scores take after its end, or more often than it has steps."""
+    if "el2n" in scores and early > steps:
+        yield f"early: {early} is after the training's end (fit.steps {steps}); allowed: at most {steps}"
+    if "forgetting" in scores and evals > steps:
+        yield f"evals: {evals} is more than the training has steps (fit.steps {steps}); allowed: at most {steps}"
 
 
 SEARCHES = ("asha", "model")

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from ductile.config import (
     PhaseSettings,
     RunSettings,
 )
-from ductile.difficulty.pruning import keep
+from ductile.difficulty import STATIC
+from ductile.difficulty.pruning import UNREAD, keep
 from ductile.difficulty.static import ScoreFile
 from ductile.domains.base import Domain
 from ductile.problem import Problem, Split
@@ -83,8 +85,8 @@ def draw(domain: Domain, levels: Sequence[int], split: Split, count: int, seed: 
 def make_plan(settings: RunSettings, resolve: ResolveDomain) -> Plan:
     """The run's plan. Each phase has a pool of its own, keyed by the run's seed, and so has each rung of its ladder.
 
-    Raises `SettingsError` when a phase or a rung has too few problems for a step (see `require_problems`), or no static
-    scores to prune it by (see `prune`).
+    Raises `SettingsError` when a phase or a rung has too few problems for a step (see `require_problems`), or when
+    static scores of its problems are missing that pruning or selection goes by (see `prune`).
     """
     phases = []
     for name, values in settings.phase.items():
@@ -110,24 +112,28 @@ def prune(phase: Phase, settings: RunSettings, path: str) -> Phase:
     """The phase with the part of its pool that `difficulty.prune` keeps; the rungs of a ladder stay whole.
 
     Which problems of equal score stay depends on the run's seed and the phase's name. Raises `SettingsError` when the
-    scores cannot be read, lack some of the pool's problems, or when less stays than a step asks.
+    scores, which a selection by static difficulty reads too, cannot be read or lack some of the pool's problems, or
+    when less stays than a step asks.
     """
     wanted = settings.difficulty.prune
-    if wanted.keep == "all":
-        return phase
     ids = list(phase.pool)
     scores = np.zeros(len(ids))
-    if wanted.keep != "random":
+    if wanted.keep not in UNREAD or (settings.difficulty.selection in STATIC and settings.difficulty.scores):
         scores = np.array(_scores_of(ids, settings, path))
+    if wanted.keep == "all":
+        return phase
     key = hashlib.blake2b(f"prune/{settings.seed}/{phase.name}".encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
     kept = [ids[place] for place in keep(scores, wanted.keep, wanted.fraction, wanted.offset, rng)]
-    if len(kept) < settings.rollout.groups:
+    groups = settings.rollout.groups
+    if len(kept) < groups:
+        least = ceil(1e4 * groups / max(len(ids), 1)) / 1e4
+        allowed = f"at least {least:g}" if least < 1 else "none with so small a pool"
         raise SettingsError(
             [
                 f"difficulty.prune.fraction: {wanted.fraction} keeps {len(kept)} of the {len(ids)} problems of {path}, "
-                f"and no problem is left to fill a step of rollout.groups={settings.rollout.groups}; raise it or "
-                f"{path}.pool, or lower rollout.groups"
+                f"too few to fill a step of rollout.groups={groups}; allowed: {allowed}; or raise {path}.pool, or "
+                f"lower rollout.groups"
             ]
         )
     return replace(phase, pool={id: phase.pool[id] for id in kept})
@@ -136,7 +142,8 @@ def prune(phase: Phase, settings: RunSettings, path: str) -> Phase:
 def _scores_of(ids: Sequence[str], settings: RunSettings, path: str) -> list[float]:
     """The static score of each problem; raises `SettingsError` when some have none."""
     difficulty = settings.difficulty
-    score = ScoreFile.read(difficulty).score
+    file = ScoreFile.read(difficulty)
+    score = file.score
     missing = [id for id in ids if id not in score]
     if missing:
         raise SettingsError(
@@ -144,6 +151,16 @@ def _scores_of(ids: Sequence[str], settings: RunSettings, path: str) -> list[flo
                 f"difficulty.scores: {difficulty.scores!r} lacks {len(missing)} of the {len(ids)} problems of {path} "
                 f"at seed {settings.seed}, as {missing[0]}; pools depend on plan and seed: let jobs.scores score those "
                 f"of this plan and of as many seeds as there are runs (seeds=...)"
+            ]
+        )
+    unknown = [id for id in ids if isnan(score[id])]
+    if unknown:
+        known = [name for name, values in file.scores.items() if not any(isnan(values.get(id, nan)) for id in ids)]
+        others = f"known for all of them: {', '.join(known)}" if known else "no score in the file is known for all"
+        raise SettingsError(
+            [
+                f"difficulty.score: {file.name} is not known for {len(unknown)} of the {len(ids)} problems of {path}, "
+                f"as {unknown[0]}, though they were scored; {others}"
             ]
         )
     return [score[id] for id in ids]

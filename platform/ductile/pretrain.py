@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ductile.checkpoint import FolderStore
 from ductile.config import ArchitectureSettings, MixtureSettings, ModelSettings, PretrainSettings
@@ -104,42 +104,54 @@ def settings_key(settings: ModelSettings, which: str) -> str:
     return model_key(architecture, settings.pretrain, settings.mixture, settings.instructed, settings.examples)
 
 
-def learning_rate(step: int, settings: PretrainSettings) -> float:
+def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:
     """Linear warm-up, then a cosine from `lr` to a tenth of it at the last step."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
-    return settings.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+
+
+def optimizer_of(model: PreTrainedModel, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over all of the model; the weights of norms, which are vectors, do not decay."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+
+
+def take_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, rate: float, clip: float) -> float:
+    """Step along the gradient that the model holds, cut to the norm `clip`; returns the norm that it had."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return float(norm)
 
 
 def _train(folder: Path, architecture: ArchitectureSettings, model_settings: ModelSettings, log: Log) -> None:
     settings = model_settings.pretrain
     tokenizer = character_tokenizer()
     model = build_llama(architecture, tokenizer, settings.seed).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+    optimizer = optimizer_of(model, settings.lr, settings.weight_decay)
     store = FolderStore(folder.with_suffix(".partial"), folder.parent)
     start = _load(store, model, optimizer)
     teaching = Teaching(model_settings.instructed, model_settings.examples, architecture.positions)
     batches = _batches(_sources(model_settings.mixture), settings, tokenizer, start, teaching)
     began, seen = time.monotonic(), 0
     for step, rows in zip(range(start, settings.steps), batches, strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+        rate = learning_rate(step, settings.steps, settings.lr, settings.warmup)
         optimizer.zero_grad()
         loss = _backward(model, rows)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
+        norm = take_step(model, optimizer, rate, settings.clip)
         seen += sum(len(prompt) + len(completion) for prompt, completion in rows)
         if step % 25 == 0 or step == settings.steps - 1:
             log(
                 step,
                 {
                     "pretrain/loss": loss,
-                    "pretrain/grad_norm": float(norm),
-                    "pretrain/lr": learning_rate(step, settings),
+                    "pretrain/grad_norm": norm,
+                    "pretrain/lr": rate,
                     "pretrain/tokens_per_s": seen / (time.monotonic() - began),
                 },
             )

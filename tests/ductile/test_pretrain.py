@@ -22,7 +22,17 @@ from ductile.domains.base import split_of
 from ductile.models.load import check_folder, load_tokenizer
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
-from ductile.pretrain import Pair, _backward, _batches, _sources, ensure_model, learning_rate, model_key
+from ductile.pretrain import (
+    Pair,
+    _backward,
+    _batches,
+    _sources,
+    ensure_model,
+    learning_rate,
+    model_key,
+    optimizer_of,
+    take_step,
+)
 from ductile.settings import build
 
 TINY = {"layers": 1, "width": 16, "heads": 2, "mlp": 32, "positions": 64}
@@ -244,12 +254,26 @@ def test_key_is_the_same_for_the_same_settings_in_another_order() -> None:
     ],
 )
 def test_learning_rate_rises_linearly_and_falls_as_a_cosine_to_a_tenth(step: int, expected: float) -> None:
-    settings = build(PretrainSettings, {"lr": 2.0, "warmup": 4, "steps": 12})
-    assert learning_rate(step, settings) == pytest.approx(2.0 * expected)
+    assert learning_rate(step, steps=12, lr=2.0, warmup=4) == pytest.approx(2.0 * expected)
 
 
 def test_learning_rate_without_warmup_begins_at_the_peak() -> None:
-    assert learning_rate(0, build(PretrainSettings, {"lr": 0.5, "warmup": 0, "steps": 3})) == 0.5
+    assert learning_rate(0, steps=3, lr=0.5, warmup=0) == 0.5
+
+
+def test_step_cuts_the_gradient_and_leaves_norms_without_decay() -> None:
+    """AdamW's first step is decay, p (1 - rate x decay), and then -rate x sign(g), however long the gradient is."""
+    model = build_llama(ArchitectureSettings(**TINY), character_tokenizer(), 0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    length = math.sqrt(sum(p.numel() for p in model.parameters()))
+    optimizer = optimizer_of(model, lr=9.0, weight_decay=0.5)
+    assert take_step(model, optimizer, rate=0.1, clip=2.0) == pytest.approx(length, rel=1e-5)
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.flatten()[0].item() == pytest.approx(2.0 / length, rel=1e-4)
+        kept = 0.95 if p.ndim > 1 else 1.0
+        assert torch.allclose(p.detach(), kept * before[name] - 0.1, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 11])

@@ -37,6 +37,7 @@ def rng(seed: int = 0) -> np.random.Generator:
         ("middle", 0.3, 0.0, {3, 4, 5}),  # seven go: three of the easiest, four of the hardest
         ("offset", 0.3, 0.2, {5, 6, 7}),
         ("offset", 0.3, 0.0, {7, 8, 9}),
+        ("high", 0.3, 0.2, {7, 8, 9}),  # reads no offset
         ("offset", 0.8, 0.5, {0, 1, 2, 3, 4}),  # all that is left
         ("easy", 0.25, 0.0, {0, 1, 2}),  # 2.5 problems are 3
         ("easy", 0.01, 0.0, {0}),  # never none
@@ -64,7 +65,7 @@ def test_nothing_that_easy_leaves_out_is_easier_than_what_it_keeps(values: list[
         assert (sign * scores[kept]).max() <= (sign * scores[left]).min() if len(left) else True
 
 
-@pytest.mark.parametrize("rule", ["easy", "hard", "middle", "offset", "random"])
+@pytest.mark.parametrize("rule", ["easy", "hard", "middle", "offset", "high", "random"])
 def test_ties_are_broken_evenly(rule: str) -> None:
     """400 draws of 3 of 6 equal problems: each is kept 200 times, standard deviation 10."""
     counts = np.zeros(6)
@@ -107,7 +108,7 @@ def file(tmp_path: Path) -> Path:
     rank = {id: float(place) for place, id in enumerate(ids)}
     scores = {"rank": rank, "back": {id: -value for id, value in rank.items()}}
     path = tmp_path / "scores.json"
-    path.write_text(ScoreFile({"model": "m"}, scores).as_json())
+    path.write_text(ScoreFile({"model": "m"}, scores, {"rank": True, "back": True}).as_json())
     return path
 
 
@@ -169,15 +170,132 @@ def test_pool_too_small_for_a_step_after_pruning_says_so(file: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         make_plan(settings_with(file, keep="easy", fraction=0.1), make_domain)
     [line] = caught.value.problems
+    assert line.startswith("difficulty.prune.fraction: 0.1 keeps 4 of the 40 problems of phase.hard, too few")
+    assert "allowed: at least 0.2;" in line
+    assert len(make_plan(settings_with(file, keep="easy", fraction=0.2), make_domain).phases[0].pool) == 8
+
+
+def test_smallest_fraction_that_is_named_is_enough(file: Path) -> None:
+    """7 of 40 is 0.175, and 13 of 40 is 0.325: neither is lost in rounding, nor is 1/3 of a pool of 21."""
+    for pool, groups in ((40, 7), (40, 13), (21, 7), (37, 11)):
+        small = replace(settings_with(file, keep="random", fraction=0.01), rollout=RolloutSettings(groups=groups))
+        small = replace(small, phase={"hard": replace(PHASE, pool=pool)})
+        with pytest.raises(SettingsError) as caught:
+            make_plan(small, make_domain)
+        named = float(str(caught.value).split("allowed: at least ")[1].split(";")[0])
+        wide = replace(small, difficulty=replace(small.difficulty, prune=PruneSettings("random", named)))
+        assert len(make_plan(wide, make_domain).phases[0].pool) == groups
+
+
+def test_pool_that_no_fraction_helps_says_so(file: Path) -> None:
+    settings = settings_with(file, keep="easy", fraction=0.5)
+    with pytest.raises(SettingsError, match="allowed: none with so small a pool; or raise phase"):
+        make_plan(replace(settings, rollout=RolloutSettings(groups=50)), make_domain)
+
+
+@pytest.fixture
+def partial_file(tmp_path: Path) -> Path:
+    """Three scores of the pool: `coarse` is not known for two problems, `rank` is, and `spread` is no hardness."""
+    ids = list(make_phase("hard", PHASE, 0, make_domain, "phase.hard").pool)
+    rank = {id: float(place) for place, id in enumerate(ids)}
+    coarse = rank | {ids[3]: float("nan"), ids[8]: float("nan")}
+    scores = {"coarse": coarse, "rank": rank, "spread": {id: -value for id, value in rank.items()}}
+    path = tmp_path / "scores.json"
+    path.write_text(ScoreFile({}, scores, {"coarse": True, "rank": True, "spread": False}).as_json())
+    return path
+
+
+def test_problem_that_a_score_does_not_know_is_told_from_one_that_was_never_scored(partial_file: Path) -> None:
+    settings = settings_with(partial_file, keep="easy", fraction=0.5)
+    with pytest.raises(SettingsError) as caught:
+        make_plan(settings, make_domain)
+    [line] = caught.value.problems
+    assert line.startswith("difficulty.score: coarse is not known for 2 of the 40 problems of phase.hard, as ")
+    assert line.endswith("though they were scored; known for all of them: rank, spread")
+    assert "null" in partial_file.read_text() and "NaN" not in partial_file.read_text()
+    assert read_scores(str(partial_file)).as_json() == partial_file.read_text()
+
+
+def with_(settings: RunSettings, **difficulty: Any) -> RunSettings:
+    return replace(settings, difficulty=replace(settings.difficulty, **difficulty))
+
+
+@pytest.mark.parametrize("rule", ["rising", "falling", "moving_target"])
+@pytest.mark.parametrize("lost", [1, 40])
+def test_selection_by_scores_that_lack_problems_is_refused(file: Path, rule: str, lost: int) -> None:
+    there = read_scores(str(file))
+    kept = {name: dict(list(values.items())[lost:]) | {"x": 1.0} for name, values in there.scores.items()}
+    file.write_text(ScoreFile({}, kept, there.hardness).as_json())
+    settings = with_(settings_with(file), selection=rule)
+    assert check(settings) == []
+    with pytest.raises(SettingsError, match=f"lacks {lost} of the 40 problems of phase.hard at seed 0"):
+        make_plan(settings, make_domain)
+    make_plan(with_(settings, scores=""), make_domain)  # by level
+
+
+@pytest.mark.parametrize("rule", ["rising", "falling", "moving_target"])
+def test_selection_by_a_score_that_knows_them_all_goes_through(partial_file: Path, rule: str) -> None:
+    settings = with_(settings_with(partial_file), selection=rule, score="rank")
+    assert check(settings) == [] and len(make_plan(settings, make_domain).phases[0].pool) == 40
+    with pytest.raises(SettingsError, match="coarse is not known for 2 of the 40"):
+        make_plan(with_(settings, score=""), make_domain)
+
+
+@pytest.mark.parametrize("rule", ["easy", "hard", "middle", "offset"])
+def test_pruning_by_a_score_that_is_no_hardness_is_refused(partial_file: Path, rule: str) -> None:
+    settings = with_(settings_with(partial_file, keep=rule, fraction=0.5), score="spread")
+    [line] = check(settings)
     assert line.startswith(
-        "difficulty.prune.fraction: 0.1 keeps 4 of the 40 problems of phase.hard, and no problem is left"
+        f"difficulty.score: a high spread is not a hard problem, which difficulty.prune.keep ({rule})"
     )
+    assert "allowed: coarse, rank;" in line
+
+
+def test_selection_by_a_score_that_is_no_hardness_is_refused_once(partial_file: Path) -> None:
+    settings = with_(settings_with(partial_file, keep="easy", fraction=0.5), score="spread", selection="rising")
+    [line] = check(settings)
+    assert "difficulty.prune.keep (easy) and difficulty.selection (rising) would take it for" in line
+
+
+def test_highest_of_any_score_may_be_kept(partial_file: Path) -> None:
+    settings = with_(settings_with(partial_file, keep="high", fraction=0.25), score="spread")
+    assert check(settings) == []
+    whole = list(make_phase("hard", PHASE, 0, make_domain, "phase.hard").pool)
+    assert list(make_plan(settings, make_domain).phases[0].pool) == whole[:10]  # spread falls along the pool
+
+
+@pytest.mark.parametrize("keep", ["all", "random"])
+def test_scores_that_nothing_reads_are_refused(file: Path, keep: str) -> None:
+    settings = settings_with(file, keep=keep, fraction=1.0 if keep == "all" else 0.5)
+    [line] = check(settings)
+    assert line.startswith(f"difficulty.scores: {str(file)!r} would be read by nothing; set difficulty.prune.keep")
+    assert check(with_(settings, selection="falling")) == []
+
+
+def test_base_rates_beside_scores_are_paid_for_nothing_unless_frozen_reads_them(file: Path) -> None:
+    settings = with_(settings_with(file), selection="rising", offline=4)
+    [line] = check(settings)
+    assert line.startswith(
+        "difficulty.offline: 4 completions of every problem would be read by nothing: rising goes by"
+    )
+    assert check(with_(settings, estimator="frozen")) == []
+    assert check(with_(settings, scores="")) == []
+
+
+def test_order_by_scores_over_a_ladder_is_refused(file: Path) -> None:
+    settings = replace(settings_with(file), data=replace(settings_with(file).data, ladder=(3,)))
+    [line] = check(with_(settings, selection="rising"))
+    assert line.startswith("data.ladder: [3]: jobs.scores scores no problems of easier levels")
 
 
 def test_score_that_the_file_lacks_names_the_nearest(file: Path) -> None:
-    settings = settings_with(file)
+    settings = settings_with(file, keep="easy", fraction=0.5)
     [line] = check(replace(settings, difficulty=replace(settings.difficulty, score="rnak")))
     assert line == "difficulty.score: unknown score 'rnak'; allowed: back, rank (did you mean rank?)"
+
+
+def document(scores: dict[str, Any], hardness: Any = {"a": True}) -> str:  # noqa: B006
+    return json.dumps({"schema": SCHEMA, "provenance": {}, "hardness": hardness, "scores": scores})
 
 
 @pytest.mark.parametrize(
@@ -188,16 +306,19 @@ def test_score_that_the_file_lacks_names_the_nearest(file: Path) -> None:
         ("[1]", "is no file of static scores"),
         (json.dumps({"schema": SCHEMA + 1}), f"has schema {SCHEMA + 1}, not {SCHEMA}"),
         (json.dumps({"schema": SCHEMA, "provenance": {}, "scores": {}}), "has no provenance or no scores"),
-        (json.dumps({"schema": SCHEMA, "provenance": {}, "scores": {"a": {"x": "1"}}}), "in score 'a'"),
-        ('{"schema": 1, "provenance": {}, "scores": {"a": {"x": NaN}}}', "in score 'a'"),
-        (json.dumps({"schema": SCHEMA, "provenance": {}, "scores": {"a": {"x": True}}}), "in score 'a'"),
+        (document({"a": {"x": "1"}}), "in score 'a'"),
+        (document({"a": {"x": float("nan")}}), "in score 'a'"),
+        (document({"a": {"x": True}}), "in score 'a'"),
+        (document({"a": {"x": 1.0}}, None), "does not say by true or false in hardness whether a high a is hard"),
+        (document({"a": {"x": 1.0}}, {"b": True}), "does not say by true or false in hardness"),
+        (document({"a": {"x": 1.0}}, {"a": 1}), "does not say by true or false in hardness"),
     ],
 )
 def test_file_that_holds_no_scores_is_one_line_before_any_work(tmp_path: Path, content: str | None, what: str) -> None:
     path = tmp_path / "scores.json"
     if content is not None:
         path.write_text(content)
-    [line] = check(settings_with(path))
+    [line] = check(settings_with(path, keep="easy", fraction=0.5))
     assert line.startswith(f"difficulty.scores: {str(path)!r} ") and what in line
 
 
@@ -227,5 +348,5 @@ def test_other_scores_in_the_same_file_are_another_run(file: Path, tmp_path: Pat
     settings = settings_with(file, keep="easy", fraction=0.5)
     before = identify(settings, [model])
     assert identify(settings, [model]) == before
-    file.write_text(ScoreFile({}, {"rank": {"x": 1.0}}).as_json())
+    file.write_text(ScoreFile({}, {"rank": {"x": 1.0}}, {"rank": True}).as_json())
     assert identify(settings, [model]).run != before.run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from io import StringIO
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ductile.checkpoint import FolderStore
 from ductile.config import ArchitectureSettings, ScoresSettings
-from ductile.difficulty.static import read_scores
+from ductile.difficulty.static import ScoreFile, read_scores
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.scores.pools import score_mistakes
-from ductile.scores.pruned import Study
+from ductile.scores.pruned import Study, cells
 from ductile.settings import SettingsError
 from jobs import prune, scores
 from jobs.configure import parse
@@ -24,7 +26,7 @@ from jobs.prune_table import crossing_line, print_pruning
 
 TINY = [
     "levels=[2,3]", "sizes=[8,16]", "fractions=[0.5]", "rules=[easy,hard]", "problems=10", "fit.steps=3", "early=2",
-    "evals=2", "inits=1", "model.width=16", "model.layers=1", "model.heads=2", "model.mlp=32",
+    "fit.warmup=1", "evals=2", "inits=1", "model.width=16", "model.layers=1", "model.heads=2", "model.mlp=32",
 ]  # fmt: skip
 
 
@@ -40,6 +42,7 @@ def test_prune_keeps_each_training_and_goes_on(
 ) -> None:
     first = run_prune(monkeypatch, tmp_path, "seeds=1")
     assert len(first["rows"]) == 6 and first["versions"]["torch"]
+    assert first["presentations"] == {"8": 2 * 32 / 8, "16": 2 * 32 / 16}  # early x fit.batch / size
     assert "Pass rate on held-out problems" in capsys.readouterr().out
     assert (tmp_path / "pruning.png").is_file()
 
@@ -57,6 +60,39 @@ def test_prune_keeps_each_training_and_goes_on(
 def test_trainings_of_other_settings_are_not_taken_for_these() -> None:
     keys = [prune.training_key(prune.asked([*TINY, *more])) for more in ([], ["seeds=9"], ["fit.steps=4"])]
     assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    ("score", "unread", "read"), [("el2n", "evals=3", "early=3"), ("forgetting", "early=3", "evals=3")]
+)
+def test_setting_that_the_score_does_not_read_makes_no_other_training(score: str, unread: str, read: str) -> None:
+    same, other, plain = (
+        prune.training_key(prune.asked([*TINY, f"score={score}", *more])) for more in ([unread], [read], [])
+    )
+    assert same == plain != other
+
+
+def test_worker_that_is_killed_has_kept_what_it_finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = prune.asked([*TINY, "seeds=1", "sizes=[8]"])
+    part = list(cells(settings))
+
+    def run(self: Study, cell: Any, told: Any) -> dict[str, Any]:
+        if cell == part[2]:
+            raise KeyboardInterrupt
+        return {"passed": 0.5}
+
+    monkeypatch.setattr(Study, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        prune._all_trained(settings, part, tmp_path, tmp_path / "cells")
+    store = FolderStore(tmp_path, tmp_path / "cells")
+    assert [store.remember(cell.key) for cell in part] == [{"passed": 0.5}, {"passed": 0.5}, None]
+
+
+def test_two_processes_keep_the_same_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = run_prune(monkeypatch, tmp_path / "one", "seeds=1")
+    two = run_prune(monkeypatch, tmp_path / "two", "seeds=1", "processes=2")
+    assert two["rows"] == one["rows"]
+    assert len(list((tmp_path / "two").glob("cells-*/*.json"))) == 6
 
 
 def test_prune_tells_every_mistake_before_any_work() -> None:
@@ -111,7 +147,7 @@ def test_means_over_seeds_have_their_intervals() -> None:
 class Never:
     """A score that must not be computed."""
 
-    needs = frozenset({"worked"})
+    needs, hardness = frozenset({"worked"}), True
 
     def __call__(self, asked: Any) -> Any:
         raise AssertionError("computed again")
@@ -119,7 +155,7 @@ class Never:
 
 SCORED = [
     "plan=medium", "phase.medium.levels=[4,6]", "phase.medium.pool=10", "rollout.groups=2", "rollout.max_tokens=4",
-    "fit.steps=3", "early=2", "evals=2", "inits=1", "subsets=2", "samples=2", "clusters=2",
+    "fit.steps=3", "fit.warmup=1", "early=2", "evals=2", "inits=1", "subsets=2", "samples=2", "clusters=2",
 ]  # fmt: skip
 
 
@@ -144,6 +180,8 @@ def test_scores_of_a_plan_are_written_and_prune_a_run(
     run("scores=[el2n,failure_rate]")
     first = read_scores(str(file))
     assert list(first.scores) == ["el2n", "failure_rate"]
+    assert "2 steps, 3.2 presentations of each problem" in capsys.readouterr().out  # of 32 among 20 problems
+    run("scores=[el2n,failure_rate]")  # only told again
     assert len(first.scores["el2n"]) == 20 and first.provenance["seeds"] == [0, 1]
     assert first.provenance["model"]["fingerprint"] and first.provenance["versions"]["torch"]
     assert "medium" in capsys.readouterr().out
@@ -158,6 +196,36 @@ def test_scores_of_a_plan_are_written_and_prune_a_run(
         run("scores=[random]", "samples=3")
 
 
+def test_scores_of_a_runs_history_stand_beside_those_of_the_base(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, audits = tmp_path / "scores.json", tmp_path / "audits.json"
+    common = [*SCORED, f"model={tiny_folder}", f"file={file}"]
+
+    def run(*more: str) -> ScoreFile:
+        monkeypatch.setattr(sys, "argv", ["jobs.scores", *common, *more])
+        assert scores.job() == 0
+        return read_scores(str(file))
+
+    ids = list(run("scores=[random]").scores["random"])
+    rows = [{"pool": {"ids": ids[:2], "successes": wins, "counts": [4, 4]}} for wins in ([3, 0], [1, 0], [4, 2])]
+    audits.write_text(json.dumps(rows))
+    found = run("scores=[forgetting_rl,el2n_rl_later,el2n_rl]", f"history={audits}")
+    assert list(found.scores["forgetting_rl"].values()) == pytest.approx([1, 3, *[math.nan] * 8], nan_ok=True)
+    later = [(5 * 0.25 + 3 * 0.75) / 8, 2 / 8]
+    assert list(found.scores["el2n_rl_later"].values()) == pytest.approx([*later, *[math.nan] * 8], nan_ok=True)
+    assert found.hardness == {"forgetting_rl": True, "el2n_rl_later": False, "el2n_rl": False, "random": True}
+    assert "high is hard but for el2n_rl_later, el2n_rl" in " ".join(capsys.readouterr().out.split())
+    assert run("scores=[random,failure_rate]").provenance["history"] == found.provenance["history"] != ""
+
+    audits.write_text(json.dumps(rows[:2]))
+    with pytest.raises(SettingsError, match="holds scores of another history"):
+        run("scores=[forgetting_rl]", f"history={audits}")
+    audits.write_text(json.dumps([{"pool": {"ids": ["x"], "successes": [1], "counts": [4]}}]))
+    with pytest.raises(SettingsError, match="audits none of the pools' problems"):
+        run("scores=[forgetting_rl]", f"history={audits}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -165,6 +233,14 @@ def test_scores_of_a_plan_are_written_and_prune_a_run(
         (["plan=medium", "scores=[el2m]"], "scores[0]: unknown score 'el2m'"),
         (["plan=medium", "format=traces"], "format: unknown format of phase.medium 'traces'"),
         (["plan=medium", "early=999"], "early: 999 is after the training's end"),
+        (["plan=medium", "scores=[forgetting]", "evals=999"], "evals: 999 is more than the training has steps"),
+        (["plan=medium", "subset=1.0"], "subset: 1.0 leaves no problem out"),
+        (
+            ["plan=medium", "scores=[forgetting_rl]"],
+            "scores[0]: forgetting_rl is read from a finished run; set history",
+        ),
+        (["plan=medium", "history=audits.json"], "history: 'audits.json' would be read by nothing"),
+        (["plan=medium", "scores=[forgetting_rl]", "history=none.json"], "history: 'none.json' cannot be read"),
     ],
 )
 def test_scores_tell_mistakes_before_any_work(arguments: list[str], line: str) -> None:
@@ -183,4 +259,4 @@ def test_score_that_trains_on_solutions_refuses_a_domain_without() -> None:
     domain: Any = Asking()
     [line] = score_mistakes(ScoresSettings(scores=("el2n", "failure_rate")), {"maths": domain})
     assert line.startswith("scores[0]: el2n trains on worked solutions, and gsm8k() of phase.maths has none; allowed: ")
-    assert line.endswith("el2n_rl, failure_rate, prototypes, random")
+    assert line.endswith("el2n_rl, el2n_rl_later, failure_rate, forgetting_rl, prototypes, random")

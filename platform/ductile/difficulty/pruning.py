@@ -2,8 +2,8 @@
 
 Their theory and experiments: keep the hard examples when data are plenty, the easy ones when they are scarce. `offset`
 is the offset subset of Paul et al. 2021 (arXiv 2107.07075): without the very hardest, which under label noise are the
-wrong ones, the hardest of the rest. `random` is what a score has to beat (Ayed and Hayou,
-arXiv 2302.06960).
+wrong ones, the hardest of the rest. `high` keeps the highest values of a score that is no hardness, whatever they mean.
+`random` is what a score has to beat (Ayed and Hayou, arXiv 2302.06960).
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-RULES = ("all", "easy", "hard", "middle", "offset", "random")
+RULES = ("all", "easy", "hard", "middle", "offset", "high", "random")
+
+UNREAD = ("all", "random")
+"""Rules that look at no score."""
+
+HARDNESS = ("easy", "hard", "middle", "offset")
+"""Rules that mean something only where a high score is a hard problem."""
 
 
 def keep(scores: NDArray[np.float64], rule: str, fraction: float, offset: float, rng: Generator) -> NDArray[np.int64]:
     """Positions of the problems that stay, [kept] int64, rising.
 
-    scores:   [problem] float64, high is hard; read by every rule but `all` and `random`
+    scores:   [problem] float64, high is hard but for the rule `high`; read by every rule but `all` and `random`
     rule:     one of `RULES`
     fraction: share that stays, rounded to a whole number of problems, at least one; `all` does not read it
     offset:   rule `offset`: share of the very hardest that is left out first, rounded; then the hardest of the rest

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from ductile.config import ScoresSettings
 from ductile.pretrain import Pair
+from ductile.scores.history import History
 
 Floats = NDArray[np.float64]
 
-WORKED, BASE = "worked", "base"
-"""What a score needs: worked solutions, or the base itself."""
+WORKED, BASE, HISTORY = "worked", "base", "history"
+"""What a score needs: worked solutions, the base itself, or what a finished run's audits found."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Asked:
     fresh:    seed -> a model of the base's architecture with freshly drawn weights
     base:     the base
     rewards:  [problem, completion] of the base, 0 or 1, NaN where a completion could not be judged
+    history:  the audits of a finished run, of these problems in this order
     settings: of the scores; seed: of everything random
     told:     called with what is done, for the display
     """
@@ -37,6 +39,7 @@ class Asked:
     fresh: Callable[[int], PreTrainedModel]
     base: Callable[[], PreTrainedModel]
     rewards: Callable[[], Floats]
+    history: Callable[[], History]
     count: int
     settings: ScoresSettings
     seed: int
@@ -44,12 +47,13 @@ class Asked:
 
 
 class Score(Protocol):
-    """A static score. needs: `WORKED`, `BASE`."""
+    """A static score. needs: `WORKED`, `BASE`, `HISTORY`; hardness: whether a high value is a hard problem."""
 
     needs: frozenset[str]
+    hardness: bool
 
     def __call__(self, asked: Asked) -> Floats:
-        """[problem] float64, high is hard; NaN where it cannot be said."""
+        """[problem] float64; NaN where it cannot be said."""
 
 
 def seed_of(*keys: int) -> int:

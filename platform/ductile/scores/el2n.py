@@ -4,6 +4,9 @@
 
 w: weights after a few steps of supervised training, over initialisations; y: one-hot. Where we differ: a worked
 solution has many tokens, and the norm is averaged over them. It lies in [0, sqrt 2].
+
+`early` counts steps, not epochs: of few problems each was shown many times by then (early x fit.batch / problems), of
+many not even once, and the same score of the same problem at another data size is of another moment of learning.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ class EL2N:
     """`inits` fresh models, each trained for `early` steps on all of the problems."""
 
     needs = frozenset({WORKED})
+    hardness = True
 
     def __call__(self, asked: Asked) -> Floats:
         """See `Score`."""

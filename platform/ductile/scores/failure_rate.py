@@ -20,6 +20,7 @@ class FailureRate:
     """Of `samples` completions of each problem by the base."""
 
     needs = frozenset({BASE})
+    hardness = True
 
     def __call__(self, asked: Asked) -> Floats:
         """See `Score`."""

@@ -6,8 +6,7 @@ order_examples_by_forgetting.py). Several trainings are added up. They count bet
 evaluations of all problems at the same moments, and right means that every token of the worked solution is the most
 likely one.
 
-The same count from an RL run: `majority` of each visit's completions is the correctness, NaN where a problem was not
-visited (the correct-set turnover between evaluations).
+The same count from an RL run is `forgetting_rl`.
 """
 
 from __future__ import annotations
@@ -39,18 +38,11 @@ def forgetting_events(history: Floats) -> Floats:
     return np.where(known, np.where(learned, events, float(evaluations)), np.nan)
 
 
-def majority(successes: Floats, counts: Floats) -> Floats:
-    """Correctness of visits: 1 where more than half of the judged completions are right, NaN where there is none.
-
-    successes, counts: of one shape; a tie is wrong.
-    """
-    return np.where(counts > 0, (2 * successes > counts).astype(np.float64), np.nan)
-
-
 class Forgetting:
     """`inits` trainings from scratch on all of the problems, looked at `evals` times each; the sum of their counts."""
 
     needs = frozenset({WORKED})
+    hardness = True
 
     def __call__(self, asked: Asked) -> Floats:
         """See `Score`."""

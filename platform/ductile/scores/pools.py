@@ -11,7 +11,7 @@ from ductile.domains.base import Domain
 from ductile.plan import ResolveDomain, make_phase
 from ductile.problem import Problem
 from ductile.scores import SCORES
-from ductile.scores.base import WORKED
+from ductile.scores.base import HISTORY, WORKED
 from ductile.settings import one_of
 
 
@@ -42,9 +42,17 @@ def score_mistakes(wanted: ScoresSettings, domains: Mapping[str, Domain]) -> Ite
     """Scores that there are not, or that the phases' domains do not allow; one line each. domains: by phase."""
     if not domains:
         yield "plan: it has no phase, so that there are no problems to score; name a plan, as in plan=guessable"
+    of_runs = [name for name, score in SCORES.items() if HISTORY in score.needs]
+    if wanted.history and not set(of_runs) & set(wanted.scores):
+        yield f"history: {wanted.history!r} would be read by nothing; allowed with the scores {', '.join(of_runs)}"
     for place, name in enumerate(wanted.scores):
         if name not in SCORES:
             yield one_of(f"scores[{place}]", name, SCORES, "score")
+        elif name in of_runs and not wanted.history:
+            yield (
+                f"scores[{place}]: {name} is read from a finished run; set history to its artifact audits.json, which "
+                f"a run with difficulty.audit.every above 0 writes"
+            )
         elif WORKED in SCORES[name].needs:
             for phase, domain in domains.items():
                 if not isinstance(domain, WorkedDomain):

@@ -57,6 +57,7 @@ class Prototypes:
     """`clusters` prototypes of all of the problems together."""
 
     needs = frozenset({BASE})
+    hardness = True
 
     def __call__(self, asked: Asked) -> Floats:
         """See `Score`."""

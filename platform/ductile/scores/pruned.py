@@ -42,7 +42,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Its name in the results' folder."""
-        return f"{self.size}-{self.fraction:g}-{self.rule}-{self.seed}"
+        return f"{self.size}-{self.fraction!r}-{self.rule}-{self.seed}"
 
 
 def cells(settings: CrossingSettings) -> Iterator[Cell]:
@@ -105,6 +105,7 @@ class Study:
                 fresh=lambda seed: build_llama(self._settings.model, self._tokenizer, seed),
                 base=_nothing,
                 rewards=_nothing,
+                history=_nothing,
                 count=size,
                 settings=ScoresSettings(
                     inits=self._settings.inits,

@@ -11,6 +11,7 @@ class Random:
     """Uniform in [0, 1), drawn from the seed."""
 
     needs: frozenset[str] = frozenset()
+    hardness = True  # so that it can stand where any other score does
 
     def __call__(self, asked: Asked) -> Floats:
         """See `Score`; neither high nor low means anything."""

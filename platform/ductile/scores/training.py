@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ductile.config import FitSettings, PretrainSettings
-from ductile.pretrain import Pair, learning_rate
+from ductile.config import FitSettings
+from ductile.pretrain import Pair, learning_rate, optimizer_of, take_step
 from ductile.rl.batch import pad_rows
 
 ROWS = 256
@@ -35,21 +35,14 @@ def fit(
     seed alone. stop: steps after which it ends, the schedule of the rate as if it went on; watch(steps done) is called
     after each, with the model in evaluation mode.
     """
-    schedule = PretrainSettings(steps=settings.steps, lr=settings.lr, warmup=settings.warmup)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), fused=True)
+    optimizer = optimizer_of(model, settings.lr, settings.weight_decay)
     batches = _batches(len(rows), settings.batch, np.random.Generator(np.random.Philox(seed)))
     for step in range(settings.steps if stop is None else min(stop, settings.steps)):
         model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, schedule)
         optimizer.zero_grad()
         logits, labels, _ = _completions(model, [rows[place] for place in next(batches)])
         torch.nn.functional.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-        optimizer.step()
+        take_step(model, optimizer, learning_rate(step, settings.steps, settings.lr, settings.warmup), settings.clip)
         model.eval()
         if watch is not None:
             watch(step + 1)

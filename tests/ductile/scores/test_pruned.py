@@ -55,6 +55,16 @@ def test_grid_has_all_of_the_data_once_for_each_size() -> None:
     assert len({cell.key for cell in found}) == len(found)
 
 
+def test_shares_that_are_close_are_trainings_of_their_own() -> None:
+    assert Cell(8, 0.3333333, "easy", 0).key != Cell(8, 0.33333334, "easy", 0).key
+
+
+@pytest.mark.parametrize(("score", "unread"), [("forgetting", "early"), ("el2n", "evals")])
+def test_setting_that_a_score_does_not_read_is_not_held_against_it(score: str, unread: str) -> None:
+    found = build(CrossingSettings, {"score": score, "fit": {"steps": 50}, unread: 500})
+    assert getattr(found, unread) == 500
+
+
 def test_rules_train_on_their_part_of_the_levels() -> None:
     study = Study(SETTINGS, Lengths(), 0)
     easy, hard, whole = (
@@ -117,7 +127,13 @@ def test_settings_that_do_not_fit_are_refused(changed: dict[str, Any], line: str
         ({"rules": ["easy", "random"]}, "rules: ['easy', 'random'] lacks hard"),
         ({"sizes": [200, 100]}, "sizes: [200, 100] must rise"),
         ({"sizes": []}, "sizes: the list is empty"),
-        ({"early": 500}, "fit.steps: 200 are fewer than early (500)"),
+        ({"early": 500}, "early: 500 is after the training's end (fit.steps 200); allowed: at most 200"),
+        ({"score": "forgetting", "evals": 500}, "evals: 500 is more than the training has steps (fit.steps 200)"),
+        (
+            {"fit": {"steps": 50, "warmup": 51}},
+            "fit.warmup: 51 is more than the training has steps; allowed: at most 50",
+        ),
+        ({"fractions": [1.0]}, "fractions: 1.0 prunes nothing"),
         ({"fractions": [0.99]}, "offset: 0.05 leaves less than 0.99"),
         ({"seeds": 0}, "seeds: 0 is out of range"),
     ],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ductile.scores.el2n import error_norms
-from ductile.scores.el2n_rl import own_reward_errors, reward_errors
+from ductile.scores.el2n_rl import own_reward_errors
+from ductile.scores.el2n_rl_later import later_errors
 from ductile.scores.failure_rate import failure_rates
-from ductile.scores.forgetting import evaluation_steps, forgetting_events, majority
-from ductile.scores.memorization import memorization
+from ductile.scores.forgetting import evaluation_steps, forgetting_events
+from ductile.scores.forgetting_rl import majority
+from ductile.scores.history import History, history_of, read_audits
+from ductile.scores.memorization import memorization, subsets_of
 from ductile.scores.prototypes import prototype_distances
+from ductile.settings import SettingsError
 
 NAN = float("nan")
 
@@ -63,8 +70,62 @@ def test_no_learned_problem_reaches_the_maximum(history: list[list[float]]) -> N
 
 
 def test_majority_needs_more_than_half_and_a_judged_completion() -> None:
-    found = majority(np.array([4.0, 5.0, 0.0, 2.0]), np.array([8.0, 8.0, 0.0, 2.0]))
-    assert found.tolist() == pytest.approx([0.0, 1.0, NAN, 1.0], nan_ok=True)
+    found = majority(History(np.array([[4.0, 5.0, 0.0, 2.0]]), np.array([[8.0, 8.0, 0.0, 2.0]])))
+    assert found[0].tolist() == pytest.approx([0.0, 1.0, NAN, 1.0], nan_ok=True)
+
+
+def audits(*parts: tuple[list[str], list[int], list[int]]) -> list[dict[str, Any]]:
+    return [{"pool": dict(zip(("ids", "successes", "counts"), part, strict=True)), "unseen": None} for part in parts]
+
+
+ROWS = audits(
+    (["a", "b", "other"], [3, 0, 4], [4, 4, 4]),
+    (["b", "a"], [1, 1], [4, 4]),
+    (["c"], [2], [2]),  # another phase's problems
+    (["a", "b"], [4, 0], [4, 3]),
+    (["a"], [2], [4]),
+)
+
+
+def test_history_puts_each_audits_counts_at_their_problems() -> None:
+    history = history_of(ROWS, ["b", "a", "c", "never"])
+    assert history.successes.tolist() == [[0, 3, 0, 0], [1, 1, 0, 0], [0, 0, 2, 0], [0, 4, 0, 0], [0, 2, 0, 0]]
+    assert history.counts.tolist() == [[4, 4, 0, 0], [4, 4, 0, 0], [0, 0, 2, 0], [3, 4, 0, 0], [0, 4, 0, 0]]
+
+
+def test_problems_that_a_run_solved_and_lost_are_forgotten_and_unsolved_ones_are_the_maximum() -> None:
+    found = forgetting_events(majority(history_of(ROWS, ["a", "b", "c", "never"])))
+    # a: right wrong right wrong (a tie); b: never, of five audits; c: right once
+    assert found.tolist() == pytest.approx([2.0, 5.0, 0.0, NAN], nan_ok=True)
+
+
+def test_later_errors_are_those_of_each_completion_against_the_first_rate() -> None:
+    found = later_errors(history_of(ROWS, ["a", "b", "c", "never"]))
+    rewards = [1, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0]  # of a, after the audit that found 3 of 4
+    by_hand = sum(abs(reward - 0.75) for reward in rewards) / 12
+    assert found.tolist() == pytest.approx([by_hand, 1 / 7, NAN, NAN], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read: No such file"),
+        ("[", "is no JSON"),
+        ("[]", "has no rows of audits"),
+        ("{}", "has no rows of audits"),
+        ('[{"pool": {"ids": ["a"], "successes": [1], "counts": []}}]', "has no rows of audits"),
+    ],
+)
+def test_file_that_holds_no_audits_says_what_to_give(tmp_path: Path, content: str | None, what: str) -> None:
+    path = tmp_path / "audits.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        read_audits(str(path))
+    [line] = caught.value.problems
+    assert line.startswith(f"history: {str(path)!r} {what}") and "difficulty.audit.every above 0" in line
+    path.write_text(json.dumps(ROWS))
+    assert read_audits(str(path)) == ROWS
 
 
 def test_evaluations_are_even_and_end_with_the_training() -> None:
@@ -77,6 +138,26 @@ def test_memorization_is_the_difference_of_two_rates() -> None:
     right = np.array([[1, 1, 1], [1, 1, 0], [0, 0, 1], [1, 1, 1]], np.bool_)
     # 2/2 - 1/2; 1/2 - 2/2; in every subset
     assert memorization(inside, right).tolist() == pytest.approx([0.5, -0.5, NAN], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "subsets", "share", "times"),
+    [(64, 8, 0.7, 6), (5, 3, 0.5, 2), (7, 2, 0.7, 1), (9, 4, 0.99, 3), (9, 4, 0.01, 1), (1, 8, 0.7, 6)],
+)
+def test_every_problem_is_in_as_many_subsets_and_never_in_none_or_all(
+    count: int, subsets: int, share: float, times: int
+) -> None:
+    inside = subsets_of(count, subsets, share, np.random.default_rng(0))
+    assert inside.shape == (subsets, count) and inside.sum(axis=0).tolist() == [times] * count
+    assert np.ptp(inside.sum(axis=1)) <= 1
+    assert np.isfinite(memorization(inside, inside)).all()
+
+
+def test_subsets_are_random() -> None:
+    """Of 8 subsets, 6 hold a problem: each with probability 3/4, and any 2 of them together with 15/28."""
+    draws = np.array([subsets_of(4, 8, 0.7, np.random.default_rng(seed))[:, 2] for seed in range(2000)])
+    assert np.allclose(draws.mean(axis=0), 0.75, atol=0.04)
+    assert (draws[:, 0] & draws[:, 5]).mean() == pytest.approx(15 / 28, abs=0.045)
 
 
 def test_memorized_problem_is_told_from_a_general_one_by_subsets() -> None:
@@ -102,10 +183,8 @@ def test_own_reward_error_is_the_unbiased_2_p_1_minus_p() -> None:
         assert float((chance * found).sum()) == pytest.approx(2 * p * (1 - p))
 
 
-def test_reward_errors_against_the_bases_expectation() -> None:
+def test_own_reward_error_is_of_the_judged_rollouts_alone() -> None:
     rewards = np.array([[1.0, 0.0, NAN, 0.0], [1.0, 1.0, 1.0, 1.0], [NAN, NAN, NAN, NAN]])
-    found = reward_errors(rewards, np.array([0.25, 0.25, 0.5]))
-    assert found.tolist() == pytest.approx([(0.75 + 0.25 + 0.25) / 3, 0.75, NAN], nan_ok=True)
     assert own_reward_errors(rewards).tolist() == pytest.approx([2 * 1 * 2 / (3 * 2), 0.0, NAN], nan_ok=True)
     assert np.isnan(own_reward_errors(np.array([[1.0, NAN]]))[0])  # one rollout has no others
 

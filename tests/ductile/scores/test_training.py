@@ -18,7 +18,8 @@ from ductile.models.tokenizer import character_tokenizer
 from ductile.pretrain import Pair
 from ductile.problem import DIRECT
 from ductile.scores import SCORES
-from ductile.scores.base import WORKED, Asked
+from ductile.scores.base import BASE, HISTORY, WORKED, Asked
+from ductile.scores.history import History
 from ductile.scores.prototypes import embed
 from ductile.scores.solutions import solutions
 from ductile.scores.training import _batches, fit, hits, led, nats
@@ -119,13 +120,15 @@ def refuse(*_: Any) -> Any:
 
 def asked(rows: Sequence[Pair], needs: frozenset[str], told: Callable[[str], None] = lambda _: None) -> Asked:
     rewards = np.arange(2.0 * len(rows)).reshape(-1, 2) % 3 == 0
-    worked = WORKED in needs
+    worked, base = WORKED in needs, BASE in needs
+    wins = np.array([[4.0, 0.0, 1.0] + [0.0] * (len(rows) - 3), [1.0] * len(rows)])
     return Asked(
         rows=(lambda: rows) if worked else refuse,
-        prompts=refuse if worked else lambda: [prompt for prompt, _ in rows],
+        prompts=(lambda: [prompt for prompt, _ in rows]) if base else refuse,
         fresh=tiny if worked else refuse,
-        base=refuse if worked else lambda: tiny().eval(),
-        rewards=refuse if worked else lambda: rewards.astype(np.float64),
+        base=(lambda: tiny().eval()) if base else refuse,
+        rewards=(lambda: rewards.astype(np.float64)) if base else refuse,
+        history=(lambda: History(wins, np.full_like(wins, 4.0))) if HISTORY in needs else refuse,
         count=len(rows),
         settings=ScoresSettings(inits=2, early=2, evals=2, subsets=3, clusters=2, fit=FIT),
         seed=4,
