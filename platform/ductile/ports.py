@@ -296,7 +296,7 @@ class DifficultyService(Protocol):
         """Estimator -> `difficulty.base.Estimates` of the ids, for every estimator that watches."""
 
     def estimates(self) -> list[dict[str, Any]]:
-        """What is believed of the phase's problems now, of a large pool of a part: id, mean, uncertainty, age, visits."""
+        """What is believed of the phase's problems now, or of a part: id, mean, uncertainty, age in steps, visits."""
 
     def snapshot(self) -> Mapping[str, NDArray[Any]]:
         """Everything, as arrays that `restore` takes."""
