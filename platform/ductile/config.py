@@ -370,6 +370,8 @@ class DataSettings:
     defer_steps: int = setting(10, "steps for which it is deferred", low=1)
 
     def check(self) -> Iterator[str]:
+        if self.replay == 1:
+            yield "replay: 1.0 leaves no problem of the phase itself to a step; allowed: below 1"
         if self.replay + self.review > 1:
             yield f"replay: {self.replay} and review ({self.review}) together are more than the whole step"
         if self.hint_end > self.hint:

@@ -81,17 +81,17 @@ class Measure:
         stream = f"train/{state.phase}/{state.step}"
         metrics, spent = reestimation.refresh(policy, phase, state.step, stream)
         state.spend(spent)
+        metrics |= {f"budget/{name}": float(state.budget[name]) for name in spent}
         if audit.every and (state.step % audit.every == 0 or state.step == phase.steps):
             with same_randomness():
-                seen = reestimation.audit(policy, phase, state.step, unseen=False)
-                unseen = reestimation.audit(policy, phase, state.step, unseen=True) if audit.unseen else None
+                pool, unseen = reestimation.audit(policy, phase, state.step)
             row = audit_row(
                 phase=state.phase,
                 name=phase.name,
                 step=state.step,
                 total_step=state.total,
                 version=policy.version,
-                pool=seen,
+                pool=pool,
                 unseen=unseen,
                 band=self.settings.difficulty.band,
                 bins=audit.bins,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ import numpy as np
 
 from ductile.audit import Asked
 from ductile.config import RunSettings
+from ductile.course import Course
 from ductile.course.outcomes import successes
 from ductile.difficulty import needs
-from ductile.difficulty.base import RATIOS, REFERENCE, Arrays, Estimates
+from ductile.difficulty.base import FEATURES, RATIOS, REFERENCE, Arrays, Estimates
 from ductile.difficulty.buffer import RolloutBuffer
+from ductile.difficulty.service import Gathered
 from ductile.difficulty.static import ScoreFile
 from ductile.evidence import gather
 from ductile.plan import Phase, draw
@@ -40,6 +43,7 @@ class _Begun:
     """Rollouts that go on beside an update."""
 
     handle: int
+    policy: PolicyRef
     problems: tuple[Problem, ...]
     before: Estimates
 
@@ -57,6 +61,8 @@ class Reestimation:
         self._buffer = RolloutBuffer(settings.difficulty.importance.buffer)
         self._scores = ScoreFile.read(settings.difficulty) if settings.difficulty.scores else None
         self._owed = 0.0  # rollouts that the budget allows and that were not yet spent
+        self._measured: set[str] = set()  # pools that the base was measured on and that were paid for
+        self._watched: tuple[Phase, list[Problem]] | None = None
         self._begun: _Begun | None = None
 
     def start_phase(self, phase: Phase, base: PolicyRef, start: str) -> Spent:
@@ -77,32 +83,30 @@ class Reestimation:
         settings = self._settings.difficulty
         if not self._needs or (step % settings.refresh_every and step != phase.steps):
             return {}, {}
-        started, problems = time.monotonic(), [*phase.pool.values(), *self._unseen(phase)]
-        reference, completions, sampled = None, 0, 0
-        if REFERENCE in self._needs:
+        started, reference, spent = time.monotonic(), None, Counter[str]()
+        if REFERENCE in self._needs and step < phase.steps:  # at the end no selection would read it
             asked = phase.some(settings.attention.reference, self._settings.seed, f"{stream}/reference")
             judged = self._rollouts.roll_out(policy, asked, f"{stream}/reference", self._settings.rollout.group_size)
-            reference, completions, sampled = successes(judged), *_counted(judged)
-        gathered, forwarded = gather(
-            self._pool,
-            policy,
-            self._needs,
-            self._rollouts.bare().asked(problems, stream),
-            self._buffer,
-            self._settings.rollout.temperature,
-            reference,
-        )
+            reference, spent = successes(judged), _cost(judged, policy, "reference")
+        problems = self._considered(list(_problems(phase).values()), stream)
+        gathered, forwarded = self._gather(policy, problems, stream, self._needs, reference)
+        spent["forward_tokens"] += forwarded
+        if FEATURES in self._needs and (
+            unseen := self._unseen(phase)
+        ):  # apart, so that they move nothing of the pool's
+            others, _ = self._gather(policy, unseen, stream, frozenset([FEATURES]), None)  # measured, not used: no cost
+            gathered = gathered.with_features(others)
         metrics = self._difficulty.refresh(gathered, step)
-        metrics["difficulty/refresh_s"] = time.monotonic() - started
-        members = len(policy.composition.members)
-        return metrics, {
-            "completions": completions,
-            "sampled_tokens": sampled,
-            "forward_tokens": forwarded + sampled * members,
-        }
+        return {**metrics, "difficulty/refresh_s": time.monotonic() - started}, dict(spent)
 
-    def begin(self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup]) -> None:
-        """Begin the rollouts that `difficulty.reestimate` allows beside the update on what the step rolled out."""
+    def begin(
+        self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup], course: Course
+    ) -> None:
+        """Begin the rollouts that `difficulty.reestimate` allows beside the update on what the step rolled out.
+
+        Problems are asked as the course asks them; those that the step may not ask are not. What it allows and the
+        pool has no problems for is not spent later.
+        """
         size = self._settings.rollout.group_size
         self._owed += self._settings.difficulty.reestimate * sum(len(group.group.completions) for group in judged)
         if self._owed < size:
@@ -110,21 +114,18 @@ class Reestimation:
         own = _problems(phase)
         asked = {group.group.problem.id for group in judged if group.group.problem.id in own}
         count = int(self._owed // size)
-        ids = self._difficulty.worth_estimating(count, step, self._settings.seed, asked)
-        if not ids:  # every problem of the pool was asked in the step itself
+        self._owed -= size * count
+        ids = self._difficulty.worth_estimating(count, step, self._settings.seed, course.left_out | asked)
+        if not ids:
             return
-        self._owed -= size * len(ids)
-        problems = tuple(own[id] for id in ids)
+        problems = tuple(course.posed(phase, ids))
         before = self._difficulty.predict(ids, step)[self._settings.difficulty.estimator]
         asking = self._rollouts.asked(problems, f"{stream}/reestimate")
         handle = self._pool.begin(policy, asking, self._rollouts.sampling(f"{stream}/reestimate", size))
-        self._begun = _Begun(handle, problems, before)
+        self._begun = _Begun(handle, policy, problems, before)
 
-    def finish(self, step: int, members: int) -> tuple[dict[str, float], Spent]:
-        """Collect what was begun and take it into the table; metrics of what it bought, and its cost.
-
-        members: models of the policy that was rolled out.
-        """
+    def finish(self, step: int) -> tuple[dict[str, float], Spent]:
+        """Collect what was begun and take it into the table; metrics of what it bought, and its cost."""
         if self._begun is None:
             return {}, {}
         begun, self._begun = self._begun, None
@@ -135,44 +136,50 @@ class Reestimation:
         self.observe(judged)
         ids = [problem.id for problem in begun.problems]
         after = self._difficulty.predict(ids, step)[self._settings.difficulty.estimator]
-        completions, tokens = _counted(judged)
+        spent = _cost(judged, begun.policy, "reestimation")
         metrics = {
             "reestimate/problems": float(len(ids)),
-            "reestimate/completions": float(completions),
+            "reestimate/completions": float(spent["completions"]),
             "reestimate/waited_s": waited,
             "reestimate/age_before": float(begun.before.age.mean()),
             "reestimate/uncertainty_before": float(begun.before.uncertainty.mean()),
             "reestimate/uncertainty_after": float(after.uncertainty.mean()),
             "reestimate/moved": float(np.abs(after.mean - begun.before.mean).mean()),
         }
-        return metrics, {"completions": completions, "sampled_tokens": tokens, "forward_tokens": tokens * members}
+        return metrics, dict(spent)
 
     def observe(self, judged: Sequence[JudgedGroup]) -> None:
         """Keep the phase's own completions, for estimators that ask how likely they have become."""
         if RATIOS in self._needs:
             self._buffer.add(judged)
 
-    def audit(self, policy: PolicyRef, phase: Phase, step: int, unseen: bool) -> Asked:
+    def audit(self, policy: PolicyRef, phase: Phase, step: int) -> tuple[Asked, Asked | None]:
         """Many completions of the audited problems, and what every estimator says of them. Nothing learns from it.
 
-        unseen: those beside the pool. Both are the same problems at every audit of a phase.
+        Returns problems of the pool, and those beside it where there are any: the same at every audit of a phase.
         """
-        audit, seed = self._settings.difficulty.audit, self._settings.seed
-        problems = self._unseen(phase) if unseen else phase.some(audit.problems, seed, f"audit/{phase.name}")
+        audit, unseen = self._settings.difficulty.audit, self._unseen(phase)
+        pool = phase.some(audit.problems, self._settings.seed, f"audit/{phase.name}")
+        asked = self._audited(policy, phase, step, pool, len(phase.pool))
+        return asked, self._audited(policy, phase, step, unseen, len(unseen)) if unseen else None
+
+    def _audited(self, policy: PolicyRef, phase: Phase, step: int, problems: Sequence[Problem], size: int) -> Asked:
         ids = [problem.id for problem in problems]
-        judged = self._rollouts.roll_out(policy, problems, f"audit/{phase.name}/{step}", audit.samples)
-        outcomes = successes(judged)
+        stream, samples = f"audit/{phase.name}/{step}", self._settings.difficulty.audit.samples
+        outcomes = successes(self._rollouts.roll_out(policy, problems, stream, samples))
         wins, counts = zip(*(outcomes[id] for id in ids), strict=True)
-        return Asked(ids, wins, counts, self._difficulty.predict(ids, step), len(ids) if unseen else len(phase.pool))
+        return Asked(ids, wins, counts, self._difficulty.predict(ids, step), size)
 
     def snapshot(self) -> Arrays:
         """Everything but the difficulty table, as arrays that `restore` takes."""
         buffer = {f"buffer/{key}": array for key, array in self._buffer.snapshot().items()}
-        return {"owed": np.array([self._owed]), **buffer}
+        measured = np.frombuffer("\n".join(sorted(self._measured)).encode(), np.uint8)
+        return {"owed": np.array([self._owed]), "measured": measured, **buffer}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` returned."""
         self._owed = float(snapshot["owed"][0])
+        self._measured = set(snapshot["measured"].tobytes().decode().split())
         self._buffer.restore({k.removeprefix("buffer/"): v for k, v in snapshot.items() if k.startswith("buffer/")})
 
     def _unseen(self, phase: Phase) -> list[Problem]:
@@ -180,7 +187,29 @@ class Reestimation:
         audit = self._settings.difficulty.audit
         if not (audit.every and audit.unseen):
             return []
-        return draw(phase.domain, phase.levels, "eval", audit.unseen, self._settings.seed)
+        if self._watched is None or self._watched[0] is not phase:
+            self._watched = phase, draw(phase.domain, phase.levels, "eval", audit.unseen, self._settings.seed)
+        return self._watched[1]
+
+    def _considered(self, problems: list[Problem], stream: str) -> list[Problem]:
+        """The problems, or a random part of more than `difficulty.considered`, in their order."""
+        most = self._settings.difficulty.considered
+        if len(problems) <= most:
+            return problems
+        key = hashlib.blake2b(f"{self._settings.seed}/{stream}/considered".encode(), digest_size=16).digest()
+        rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
+        return [problems[place] for place in np.sort(rng.choice(len(problems), most, replace=False))]
+
+    def _gather(
+        self,
+        policy: PolicyRef,
+        problems: Sequence[Problem],
+        stream: str,
+        needs: frozenset[str],
+        reference: Mapping[str, tuple[int, int]] | None,
+    ) -> tuple[Gathered, int]:
+        asked, temperature = self._rollouts.bare().asked(problems, stream), self._settings.rollout.temperature
+        return gather(self._pool, policy, needs, asked, self._buffer, temperature, reference)
 
     def _offline(
         self, problems: Sequence[Problem], base: PolicyRef, start: str
@@ -193,14 +222,12 @@ class Reestimation:
         known = self._store.remember(key)
         if known is None:
             judged = self._rollouts.bare().roll_out(base, problems, "offline", samples)
-            completions, tokens = _counted(judged)
-            known = {"outcomes": successes(judged), "completions": completions, "tokens": tokens}
+            known = {"outcomes": successes(judged), "spent": dict(_cost(judged, base, "offline"))}
             self._store.keep(key, known)
-        tokens = known["tokens"]
         outcomes = {id: (wins, judged) for id, (wins, judged) in known["outcomes"].items()}
-        members = len(base.composition.members)
-        spent = {"completions": known["completions"], "sampled_tokens": tokens, "forward_tokens": tokens * members}
-        return outcomes, spent
+        paid = key in self._measured  # by an earlier phase of the same problems
+        self._measured.add(key)
+        return outcomes, {} if paid else known["spent"]
 
     def _static(self, problems: Sequence[Problem], offline: Mapping[str, tuple[int, int]]) -> list[float]:
         """Static difficulty: of the scores' file, else the base's failure rate, else the level, from 0 to 1."""
@@ -216,10 +243,12 @@ class Reestimation:
 class NoReestimation:
     """Nothing beside the step's own outcomes: what a branch has."""
 
-    def begin(self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup]) -> None:
+    def begin(
+        self, policy: PolicyRef, phase: Phase, step: int, stream: str, judged: Sequence[JudgedGroup], course: Course
+    ) -> None:
         """Nothing."""
 
-    def finish(self, step: int, members: int) -> tuple[dict[str, float], Spent]:
+    def finish(self, step: int) -> tuple[dict[str, float], Spent]:
         """Nothing."""
         return {}, {}
 
@@ -237,7 +266,15 @@ def ids_digest(problems: Sequence[Problem]) -> str:
     return hashlib.blake2b("\n".join(sorted(problem.id for problem in problems)).encode(), digest_size=8).hexdigest()
 
 
-def _counted(judged: Sequence[JudgedGroup]) -> tuple[int, int]:
-    """Completions and their tokens."""
+def _cost(judged: Sequence[JudgedGroup], policy: PolicyRef, purpose: str) -> Counter[str]:
+    """What rolling them out cost the budget, and apart how many completions had this purpose."""
     completions = [completion for group in judged for completion in group.group.completions]
-    return len(completions), sum(len(completion.tokens) for completion in completions)
+    tokens = sum(len(completion.tokens) for completion in completions)
+    return Counter(
+        {
+            "completions": len(completions),
+            f"{purpose}_completions": len(completions),
+            "sampled_tokens": tokens,
+            "forward_tokens": tokens * len(policy.composition.members),
+        }
+    )

@@ -34,14 +34,10 @@ problem under one stream and sample number are the same, and the whole group mus
 
 @dataclass(frozen=True)
 class Screened:
-    """What came of it. problems: to be trained on, as asked; pilots: of all problems, in the order asked.
-
-    kept: how many problems were mixed; 0 where `problems` are the fallback.
-    """
+    """What came of it. problems: to be trained on, as asked; pilots: of all problems, in the order asked."""
 
     problems: list[Problem]
     pilots: list[JudgedGroup]
-    kept: int
 
 
 def screen(first: Sequence[Problem], more: More, pilot: Pilot, groups: int, rounds: int) -> Screened:
@@ -65,7 +61,7 @@ def screen(first: Sequence[Problem], more: More, pilot: Pilot, groups: int, roun
         if missing <= 0 or number + 1 == rounds:
             break
         problems = list(more({problem.id for problem in asked}, missing))
-    return Screened(kept[:groups] or asked[:groups], pilots, min(len(kept), groups))
+    return Screened(kept[:groups] or asked[:groups], pilots)
 
 
 def mixed(wins: int, judged: int) -> bool:

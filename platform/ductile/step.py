@@ -73,22 +73,22 @@ def train_step(
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     all_judged = [*judged, *pilots]
     metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
-    ports.reestimation.begin(policy, phase, step, stream, all_judged)
+    ports.reestimation.begin(policy, phase, step, stream, all_judged, ports.course)
     metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
     policy = publish(ports.pool, ports.learner)
-    metrics |= ports.course.observe(all_judged, step)
+    metrics |= ports.course.observe(judged, step, pilots)
     ports.reestimation.observe(ports.course.own(all_judged))
     ports.contexts.observe(all_judged)
-    reestimated, beside = ports.reestimation.finish(step, members)
+    reestimated, beside = ports.reestimation.finish(step)
     groups = [group.group for group in all_judged]
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
     rolled_out = _completions(all_judged)
     metrics |= reestimated
-    metrics["rollout/wasted_share"] = 1 - learned_completions(judged, settings.objective) / (
-        rolled_out + beside.get("completions", 0)
-    )
+    learned = learned_completions(judged, settings.objective)
+    metrics["rollout/wasted_share"] = 1 - learned / (rolled_out + beside.get("completions", 0))
     of_step = {
         "completions": rolled_out,
+        "learned_completions": learned,
         "sampled_tokens": tokens,
         "forward_tokens": tokens * members,
         "learner_forward_tokens": int(metrics["learner/forward_tokens"]),
@@ -99,9 +99,9 @@ def train_step(
         for name, count in (
             ("pilot_completions", _completions(pilots)),
             ("refill_completions", refilled),
-            ("reestimation_completions", beside.get("completions", 0)),
+            ("reestimation_completions", 0),  # in `beside`
         )
-        if count or name in budget
+        if count or name in budget or name in beside
     }
     owed = ports.learner.settle()
     for name in of_step:

@@ -256,8 +256,8 @@ def test_budget_adds_up_and_counts_every_model_of_a_composition(bench: Callable[
     _, metrics = one_step(made, PolicyRef(made.learner.composition, ("published", 0), 0), budget)
     # 3 problems, 4 completions of 3 tokens each; all have a gradient, since every other one is right
     assert budget == {
-        "completions": 112, "sampled_tokens": 36, "forward_tokens": 109, "learner_forward_tokens": 72,
-        "trained_tokens": 36,
+        "completions": 112, "learned_completions": 12, "sampled_tokens": 36, "forward_tokens": 109,
+        "learner_forward_tokens": 72, "trained_tokens": 36,
     }  # fmt: skip
     assert {name: metrics[f"budget/{name}"] for name in budget} == budget
     assert metrics["budget/forward_per_token"] == (109 + 72) / 36

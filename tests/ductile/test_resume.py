@@ -357,16 +357,17 @@ def test_estimates_rules_and_audits_go_on_where_the_run_was_cut(how, drawn_verdi
                 np.testing.assert_array_equal(array, other[name], err_msg=name)
 
 
-def test_audits_and_shadows_change_nothing_in_a_run(drawn_verdicts, model, tmp_path) -> None:
+@pytest.mark.parametrize("estimator", ["beta", "value", "features", "attention", "importance"])
+def test_audits_and_shadows_change_nothing_in_a_run(estimator, drawn_verdicts, model, tmp_path) -> None:
     plain, watched = MemoryTracker(), MemoryTracker()
-    bare = settings(probe={"probes": []})
-    watching = {"shadows": ["all"], "refresh_every": 1, "audit": WATCHED["audit"]}
-    _, alone = start(bare, model, tmp_path / "alone", plain)
+    own = {"estimator": estimator, "selection": "target", "refresh_every": 1}
+    watching = {**own, "shadows": ["kalman" if estimator != "beta" else "all"], "audit": WATCHED["audit"]}
+    _, alone = start(settings(probe={"probes": []}, difficulty=own), model, tmp_path / "alone", plain)
     _, beside = start(settings(probe={"probes": []}, difficulty=watching), model, tmp_path / "beside", watched)
     assert plain.logged.keys() < watched.logged.keys()
-    costs = ("budget/forward",)  # of the forward passes that the shadows ask for
+    shadowed = ("budget/forward",) if estimator == "beta" else ()  # of the forward passes that the shadows ask for
     for key, value in plain.logged.items():
-        assert watched.logged[key] == value or key[1].startswith(costs), key
+        assert watched.logged[key] == value or key[1].startswith(shadowed or "-"), key
     for name, tensor in alone.learner.weights().items():
         assert torch.equal(beside.learner.weights()[name], tensor), name
 

@@ -11,8 +11,10 @@ from ductile.checks.asked import (
 from ductile.checks.chosen import (
     allocation_mistakes,
     family_mistakes,
+    hint_mistakes,
     screening_mistakes,
     static_mistakes,
+    unseen_mistakes,
     watching_mistakes,
 )
 from ductile.checks.learned import (
@@ -40,6 +42,8 @@ def check(settings: RunSettings) -> list[str]:
         memory_mistakes,
         family_mistakes,
         watching_mistakes,
+        hint_mistakes,
+        unseen_mistakes,
         static_mistakes,
         allocation_mistakes,
         screening_mistakes,

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from ductile.config import RunSettings
 from ductile.difficulty import ALL, ALLOCATIONS, ESTIMATORS, SELECTORS, STATIC
-from ductile.settings import one_of
+from ductile.domains import make_domain
+from ductile.plan import draw
+from ductile.settings import SettingsError, one_of
 
 
 def family_mistakes(settings: RunSettings) -> Iterator[str]:
@@ -39,6 +41,17 @@ def watching_mistakes(settings: RunSettings) -> Iterator[str]:
             f"0, the estimator frozen (also in difficulty.shadows), or a selection by static difficulty: "
             f"{', '.join(STATIC)}"
         )
+    if difficulty.reestimate and (difficulty.estimator == "frozen" or difficulty.attention.reference):
+        why = "never moves" if difficulty.estimator == "frozen" else "reads its reference set alone"
+        yield (
+            f"difficulty.reestimate: {difficulty.reestimate} would buy rollouts that the estimator "
+            f"{difficulty.estimator} learns nothing from: it {why}; allowed: 0, or another difficulty.estimator"
+        )
+    if audit.unseen and not audit.every:
+        yield (
+            f"difficulty.audit.unseen: {audit.unseen} problems would never be audited; set difficulty.audit.every, or "
+            f"leave it out"
+        )
     if difficulty.shadows and not audit.every:
         yield (
             f"difficulty.shadows: {list(difficulty.shadows)} would be read by nothing without an audit; set "
@@ -49,6 +62,43 @@ def watching_mistakes(settings: RunSettings) -> Iterator[str]:
             f"difficulty.audit.samples: {audit.samples} is no multiple of variant.contexts ({contexts}), and each "
             f"context gets as many completions; allowed: a multiple of {contexts}"
         )
+
+
+def hint_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Hints change what a problem's pass rate is; what is measured without them would be another one's."""
+    difficulty, hint = settings.difficulty, settings.data.hint
+    if not hint:
+        return
+    watch = {difficulty.estimator, *difficulty.shadows}
+    for name, value, on in (
+        ("audit.every", difficulty.audit.every, bool(difficulty.audit.every)),
+        ("offline", difficulty.offline, bool(difficulty.offline)),
+        ("attention.reference", difficulty.attention.reference, bool(difficulty.attention.reference)),
+        ("estimator", difficulty.estimator, "importance" in watch),
+    ):
+        if on:
+            yield (
+                f"difficulty.{name}: {value} measures problems as they are, and data.hint ({hint}) trains on them with "
+                f"a part of the answer given, at another pass rate; allowed: without data.hint"
+            )
+
+
+def unseen_mistakes(settings: RunSettings) -> Iterator[str]:
+    """Problems beside the pool that a phase's evaluation split does not have."""
+    audit = settings.difficulty.audit
+    if not (audit.every and audit.unseen):
+        return
+    for name, phase in settings.phase.items():
+        try:
+            domain = make_domain(phase.domain, f"phase.{name}.domain")
+            drawn = len(draw(domain, phase.levels, "eval", audit.unseen, settings.seed))
+        except (SettingsError, ValueError):
+            continue  # told with the domains
+        if drawn < 2:
+            yield (
+                f"difficulty.audit.unseen: {audit.unseen}: the evaluation split of {domain.key} at the levels of "
+                f"phase.{name} has {drawn}, and an audit needs 2; allowed: 0, or other levels"
+            )
 
 
 def static_mistakes(settings: RunSettings) -> Iterator[str]:

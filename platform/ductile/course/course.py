@@ -81,17 +81,22 @@ class Course:
             hint=hint_share(self._settings.data, step, phase.steps),
             last_rung=len(phase.rungs),
         )
-        ids = self._select(phase, others, step, seed)
-        return [*self._own(phase, [*ids, *reviewed]), *replayed]
+        ids = self._select(phase, others, step, seed, self._asked.left_out)
+        return [*self.posed(phase, [*ids, *reviewed]), *replayed]
 
     def more(self, phase: Phase, step: int, seed: int, asked: Collection[str], count: int) -> list[Problem]:
         """Up to `count` problems for the same step that are not among the ids `asked`; fewer when there are no more.
 
-        They follow those that `ask` selected: the difficulty service's rule goes on down its list.
+        They are what the difficulty service's rule chooses among the others.
         """
-        wanted = min(len(asked) + count, self._asked.eligible)
-        others = [id for id in self._select(phase, wanted, step, seed) if id not in asked]
-        return self._own(phase, others[:count])
+        left_out = self._asked.left_out.union(asked).difference(self._asked.replayed)
+        eligible = self._asked.eligible - len(left_out.difference(self._asked.left_out))
+        return self.posed(phase, self._select(phase, min(count, eligible), step, seed, left_out))
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the difficulty service's pool that the step may not ask: reviewed, deferred, of other rungs."""
+        return self._asked.left_out
 
     def selected(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those of the asked problems that the difficulty service chose: neither replayed nor reviewed."""
@@ -104,6 +109,8 @@ class Course:
         if self._settings.difficulty.allocation == "uniform":
             return [size] * len(problems)
         own = [problem.id for problem in problems if problem.id not in self._asked.replayed]
+        if not own:
+            return [size] * len(problems)
         counts = dict(zip(own, self._difficulty.allocate(own, size * len(own), step), strict=True))
         return [counts.get(problem.id, size) for problem in problems]
 
@@ -111,11 +118,14 @@ class Course:
         """Those of the step's groups that are the phase's own: all but the replayed ones."""
         return [group for group in judged if group.group.problem.id not in self._asked.replayed]
 
-    def observe(self, judged: Sequence[JudgedGroup], step: int) -> dict[str, float]:
-        """What came of the problems that were asked last; returns metrics."""
-        asked, outcomes = self._asked, successes(judged)
+    def observe(self, judged: Sequence[JudgedGroup], step: int, pilots: Sequence[JudgedGroup] = ()) -> dict[str, float]:
+        """What came of the problems that were asked last; returns metrics.
+
+        pilots: of screening: evidence as good as any, of problems that were then learned from or not.
+        """
+        asked, outcomes = self._asked, successes([*judged, *pilots])
         own = {id: outcome for id, outcome in outcomes.items() if id not in asked.replayed}
-        metrics = self._difficulty.observe(own, step) | self._describe(outcomes)
+        metrics = self._difficulty.observe(own, step) | self._describe(successes(judged) if pilots else outcomes)
         self._review.observe(own)
         self._deferral.observe(own, step)
         selected = {id: outcome for id, outcome in own.items() if id not in asked.reviewed}
@@ -143,12 +153,12 @@ class Course:
         self._review, self._ladder, self._deferral = Review(data), Ladder(data.ladder_rate), Deferral(data)
         self._asked = Asked()
 
-    def _select(self, phase: Phase, count: int, step: int, seed: int) -> list[str]:
+    def _select(self, phase: Phase, count: int, step: int, seed: int, left_out: Collection[str]) -> list[str]:
         if not count:  # replay and review may leave the phase nothing, and then have the whole pool left out
             return []
-        return self._difficulty.select(count, step, seed, self._asked.left_out, step / phase.steps)
+        return self._difficulty.select(count, step, seed, left_out, step / phase.steps)
 
-    def _own(self, phase: Phase, ids: Sequence[str]) -> list[Problem]:
+    def posed(self, phase: Phase, ids: Sequence[str]) -> list[Problem]:
         """The phase's problems of these ids as they are asked in the step."""
         pools = (phase.pool, *phase.rungs)
         problems = [next(pool[id] for pool in pools if id in pool) for id in ids]

@@ -55,6 +55,8 @@ class Evidence:
     """What the policy of the moment says of problems without being asked to answer them; each part where it is needed.
 
     feature_rows: [problem] int64 and features [problem, width] float32: the hidden state of the prompt's last token
+    asked:        [problem] bool, which of these belong to the phase's pool; the others are watched, and nothing that is
+                  said of the pool may depend on them
     ratio_rows:   [completion] int64 with log_ratios [completion] float64, log pi(y) - log mu(y) of kept completions y
                   under the policy of the moment and the one that sampled them, and rewards [completion] float64, 0 or 1
     reference:    outcomes of problems that were rolled out anew under the policy of the moment
@@ -62,6 +64,7 @@ class Evidence:
 
     feature_rows: Rows
     features: NDArray[np.float32]
+    asked: NDArray[np.bool_]
     ratio_rows: Rows
     log_ratios: Floats
     rewards: Floats
@@ -92,7 +95,7 @@ class Estimator(Protocol):
         """Metrics of the last refresh by name, without `difficulty/<estimator>/`."""
 
     def snapshot(self) -> Arrays:
-        """Everything that `restore` needs to go on exactly."""
+        """Everything that `restore` needs to go on exactly; the arrays may be those that it goes on to change."""
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""
@@ -121,14 +124,12 @@ class Candidates:
     rows:      [candidate] int64
     estimates: of the estimator that the run selects by
     static:    [candidate] float64, static difficulty in [0, 1], 1 the hardest; NaN where it is not known
-    visits:    [candidate] int64, how often it was visited
     progress:  share of the phase's steps that is over, in [0, 1)
     """
 
     rows: Rows
     estimates: Estimates
     static: Floats
-    visits: NDArray[np.int64]
     progress: float = 0.0
 
 

@@ -64,9 +64,9 @@ class BetaEstimator(FromOutcomes):
     def snapshot(self) -> Arrays:
         """Evidence and steps of the last visits."""
         return {
-            "successes": self._successes.values.copy(),
-            "failures": self._failures.values.copy(),
-            "seen": self._seen.values.copy(),
+            "successes": self._successes.values,
+            "failures": self._failures.values,
+            "seen": self._seen.values,
         }
 
     def restore(self, snapshot: Arrays) -> None:

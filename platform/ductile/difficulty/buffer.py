@@ -8,6 +8,7 @@ answer that was begun for them, and how often that succeeds is not the problem's
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class RolloutBuffer:
         prompts, prompt_ends = _flat([kept.prompt for kept, is_new in zip(every, fresh, strict=True) if is_new])
         tokens, token_ends = _flat([kept.tokens for kept in every])
         return {
-            "ids": np.frombuffer("\n".join(self._kept).encode(), np.uint8),
+            "ids": np.frombuffer(json.dumps(list(self._kept)).encode(), np.uint8),
             "sizes": np.array([len(each) for each in self._kept.values()], np.int64),
             "prompts": prompts,
             "prompt_ends": prompt_ends,
@@ -108,7 +109,7 @@ class RolloutBuffer:
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""
-        text = snapshot["ids"].tobytes().decode()
+        ids = json.loads(snapshot["ids"].tobytes())
         prompts = _ragged(snapshot["prompts"], snapshot["prompt_ends"])
         columns = (snapshot[name].tolist() for name in ("prompt", "behaviour", "rewards", "versions"))
         every = (
@@ -119,7 +120,7 @@ class RolloutBuffer:
         )
         self._kept = {
             id: deque((next(every) for _ in range(size)), maxlen=self._limit)
-            for id, size in zip(text.split("\n") if text else [], snapshot["sizes"].tolist(), strict=True)
+            for id, size in zip(ids, snapshot["sizes"].tolist(), strict=True)
         }
 
 

@@ -42,7 +42,9 @@ class Cdas:
         """The nearest to the competence, half of them harder and half not; ties in random order."""
         order = rng.permutation(len(candidates.rows))
         difficulty = self._difficulty[candidates.rows[order]].astype(np.float64)
-        self._competence = competence = float(-difficulty.mean())
+        if self._competence is None:  # one a step, also where it asks for more problems
+            self._competence = float(-difficulty.mean())
+        competence = self._competence
         gap = difficulty - competence
         nearest = order[np.argsort(np.abs(gap), kind="stable")]
         above = np.isin(nearest, order[gap > 0])

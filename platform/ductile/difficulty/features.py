@@ -90,14 +90,14 @@ class FeaturesEstimator:
     def refresh(self, evidence: Evidence, step: int) -> None:
         """Fit anew, and say what comes of it for the rows whose states are given."""
         self._diagnostics = {}
-        if not len(evidence.feature_rows):
+        if not evidence.asked.any():
             return
         self._states.put(evidence.feature_rows, evidence.features)
         visits = pooled(chosen(self._newest.visits, self._states.known(self._newest.visits.rows)))
         self._diagnostics = {"problems": float(len(visits.rows))}
         if not len(visits.rows):
             return
-        scale, rows = Scale.of(evidence.features), evidence.feature_rows
+        scale, rows = Scale.of(evidence.features[evidence.asked]), evidence.feature_rows[evidence.asked]
         span = Span(scale(self._states.of(visits.rows)))
         first = LaplaceFit(span.inside, visits, self._prior, self._ridge)
         thin = thinned(visits, dispersion(visits, first.rates(span.inside), self._prior))
@@ -109,7 +109,9 @@ class FeaturesEstimator:
             most = mean * (1 - mean)
             return np.stack([mean, np.sqrt(np.minimum(deviation**2 + rho * most, most))], axis=1)
 
-        self._fitted[rows] = self._states.compute(rows, estimates)
+        for part in (rows, evidence.feature_rows[~evidence.asked]):
+            if len(part):
+                self._fitted[part] = self._states.compute(part, estimates)
         self._diagnostics |= {
             "dispersion": rho,
             "estimate_sd": float(self._fitted[rows, 0].std()),

@@ -53,7 +53,7 @@ class FrozenEstimator(FromOutcomes):
 
     def snapshot(self) -> Arrays:
         """First measurements and steps of the last visits."""
-        return {"first": self._first.values.copy(), "seen": self._seen.values.copy()}
+        return {"first": self._first.values, "seen": self._seen.values}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""

@@ -59,7 +59,8 @@ class Greso:
         order = rng.permutation(len(candidates.rows))
         probability = self.skip_probability(candidates.rows[order])
         skipped = rng.random(len(order)) < probability
-        self._skipped = float(skipped.mean())
+        if self._skipped is None:  # what a step asks more of, after its first problems, is not told
+            self._skipped = float(skipped.mean())
         return order[np.argsort(np.where(skipped, probability, 0), kind="stable")[:count]]
 
     def observe(self, visits: Visits) -> dict[str, float]:

@@ -81,7 +81,7 @@ class KalmanEstimator(FromOutcomes):
 
     def snapshot(self) -> Arrays:
         """Beliefs and the steps as of which they hold."""
-        return {"belief": self._belief.values.copy(), "seen": self._seen.values.copy()}
+        return {"belief": self._belief.values, "seen": self._seen.values}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""

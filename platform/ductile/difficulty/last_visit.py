@@ -54,7 +54,7 @@ class LastVisitEstimator(FromOutcomes):
 
     def snapshot(self) -> Arrays:
         """Last outcomes and their steps."""
-        return {"last": self._last.values.copy(), "seen": self._seen.values.copy()}
+        return {"last": self._last.values, "seen": self._seen.values}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""

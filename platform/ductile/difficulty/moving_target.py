@@ -27,37 +27,42 @@ REACH = 4
 
 
 class MovingTarget:
-    """Remembers the target alone; visits come with the candidates."""
+    """visits: [problem] int16, in this phase."""
 
     def __init__(self, settings: DifficultySettings) -> None:
         self._settings = settings.moving_target
         self._target = np.array([self._settings.start])
+        self._visits = np.zeros(0, np.int16)
 
     def start_phase(self) -> None:
         """The target starts where it started: static difficulty is relative to the phase's pool."""
-        self._target = np.array([self._settings.start])
+        self._target, self._visits[:] = np.array([self._settings.start]), 0
 
     def grow(self, count: int) -> None:
-        """It remembers nothing of single problems."""
+        """Append rows never visited."""
+        self._visits = np.concatenate([self._visits, np.zeros(count, np.int16)])
 
     def select(self, candidates: Candidates, count: int, rng: Generator) -> NDArray[np.int64]:
         """The least visited of the `REACH` x count problems closest to the target, the closest of equals first."""
         order = rng.permutation(len(candidates.rows))
-        distance, visits = np.abs(100 * candidates.static[order] - self._target), candidates.visits[order]
+        distance = np.abs(100 * candidates.static[order] - self._target)
+        visits = self._visits[candidates.rows[order]]
         near = np.lexsort((visits, distance))[: REACH * count]  # NaN is sorted last
         return order[near[np.lexsort((distance[near], visits[near]))[:count]]]
 
     def observe(self, visits: Visits) -> dict[str, float]:
         """Move the target by the update at the top of this file."""
+        seen = self._visits[visits.rows]
+        self._visits[visits.rows] = seen + (seen < np.iinfo(np.int16).max)
         reward = (visits.successes / visits.counts).mean()
         move = self._settings.rate * np.tanh(self._settings.sensitivity * (reward - self._settings.aim))
         self._target = np.clip(self._target + move, 0, 100)
         return {"difficulty/moving_target/target": float(self._target[0])}
 
     def snapshot(self) -> Arrays:
-        """The target."""
-        return {"target": self._target}
+        """The target, and the visits in the phase."""
+        return {"target": self._target, "visits": self._visits}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes."""
-        self._target = snapshot["target"].copy()
+        self._target, self._visits = snapshot["target"].copy(), snapshot["visits"].copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,12 @@ class Gathered:
     log_ratios: Sequence[float] = ()
     rewards: Sequence[float] = ()
     reference: Outcomes | None = None
+
+    def with_features(self, other: Gathered) -> Gathered:
+        """The same with the hidden states of other problems too."""
+        states = [each.features for each in (self, other) if each.features is not None]
+        ids = [*self.feature_ids, *other.feature_ids]
+        return replace(self, feature_ids=ids, features=np.concatenate(states) if states else None)
 
 
 class DifficultyTable:
@@ -90,7 +96,6 @@ class DifficultyTable:
                 rows=rows,
                 estimates=self._estimator.predict(rows, now),
                 static=self._static.values[rows].astype(np.float64),
-                visits=self._visits.values[rows].astype(np.int64),
                 progress=progress,
             )
             chosen.append(rows[self._selector.select(candidates, rest, rng)])
@@ -145,9 +150,11 @@ class DifficultyTable:
                 f"{len(gathered.log_ratios)} log-ratios and {len(gathered.rewards)} rewards "
                 f"of {len(gathered.ratio_ids)} completions"
             )
+        feature_rows = self._index.rows(gathered.feature_ids)
         evidence = Evidence(
-            feature_rows=self._index.rows(gathered.feature_ids),
+            feature_rows=feature_rows,
             features=features,
+            asked=self._in_pool[feature_rows],
             ratio_rows=self._index.rows(gathered.ratio_ids),
             log_ratios=np.asarray(gathered.log_ratios, np.float64),
             rewards=np.asarray(gathered.rewards, np.float64),
@@ -196,12 +203,14 @@ class DifficultyTable:
         parts: dict[str, Arrays] = {"index/": self._index.snapshot(), "selection/": self._selector.snapshot()}
         parts |= {f"estimator/{name}/": estimator.snapshot() for name, estimator in self._estimators.items()}
         parts[""] = {
-            "visits": self._visits.values.copy(),
-            "static": self._static.values.copy(),
+            "visits": self._visits.values,
+            "static": self._static.values,
             "pool": self._pool,
             "clock": np.array([self._start, self._next], np.int64),
         }
-        return {prefix + key: array for prefix, arrays in parts.items() for key, array in arrays.items()}
+        named = {prefix + key: array for prefix, arrays in parts.items() for key, array in arrays.items()}
+        # Copies, of rows that lie one after another: safetensors writes other arrays scrambled, without a word.
+        return {name: np.array(array, order="C") for name, array in named.items()}
 
     def restore(self, snapshot: Arrays) -> None:
         """Become what `snapshot` describes; raises `ValueError` when other estimators wrote it."""

@@ -102,9 +102,9 @@ class ValueEstimator:
 
     def refresh(self, evidence: Evidence, step: int) -> None:
         """The states of the policy of the moment, and their scale; V stays the same function of a state."""
-        if not len(evidence.feature_rows):
+        if not evidence.asked.any():
             return
-        old, new = self._scale, Scale.of(evidence.features)
+        old, new = self._scale, Scale.of(evidence.features[evidence.asked])
         if self._states.width:
             slope = self._weights / old.unit
             self._bias += float(slope @ (new.centre - old.centre))

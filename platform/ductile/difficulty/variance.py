@@ -54,7 +54,8 @@ class Variance:
         banked = np.where(priorities >= kappa, priorities, -1)[rest]
         filled = rest[np.lexsort((-mean[rest] * (1 - mean[rest]), -banked))][: count - len(kept)]
         share = float((priorities[filled] >= kappa).sum() / max(count, 1))
-        self._told = {"difficulty/variance/kappa": kappa, "difficulty/variance/bank_share": share}
+        # What a step asks more of, after its first problems, is told of with those.
+        self._told = self._told or {"difficulty/variance/kappa": kappa, "difficulty/variance/bank_share": share}
         return order[np.concatenate([kept, filled])]
 
     def observe(self, visits: Visits) -> dict[str, float]:

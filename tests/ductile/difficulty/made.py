@@ -17,7 +17,6 @@ def candidates(
     uncertainty: Sequence[float] | None = None,
     age: Sequence[int] | None = None,
     static: Sequence[float] | None = None,
-    visits: Sequence[int] | None = None,
     progress: float = 0.0,
     rows: Sequence[int] | None = None,
 ) -> Candidates:
@@ -30,13 +29,12 @@ def candidates(
             np.array([0] * count if age is None else age, np.int64),
         ),
         static=np.array([np.nan] * count if static is None else static, np.float64),
-        visits=np.array([0] * count if visits is None else visits, np.int64),
         progress=progress,
     )
 
 
-def ordered(static: Sequence[float], progress: float = 0.0, visits: Sequence[int] | None = None) -> Candidates:
-    return candidates([0.5] * len(static), static=static, progress=progress, visits=visits)
+def ordered(static: Sequence[float], progress: float = 0.0) -> Candidates:
+    return candidates([0.5] * len(static), static=static, progress=progress)
 
 
 def seen(outcomes: Mapping[int, tuple[float, float]]) -> Visits:

@@ -16,7 +16,15 @@ from tests.ductile.difficulty.worlds import World
 
 def shown(rows: list[int], states: list[list[float]], reference: Visits | None = None) -> Evidence:
     nothing = np.zeros(0, np.int64)
-    return Evidence(np.array(rows), np.array(states, np.float32), nothing, np.zeros(0), np.zeros(0), reference)
+    return Evidence(
+        np.array(rows),
+        np.array(states, np.float32),
+        np.ones(len(rows), bool),
+        nothing,
+        np.zeros(0),
+        np.zeros(0),
+        reference,
+    )
 
 
 def visits(rows: list[int], successes: list[float], count: float) -> Visits:

@@ -29,7 +29,6 @@ believed = st.lists(
         st.floats(0, 1),
         st.integers(0, 50),
         st.one_of(st.just(float("nan")), st.floats(0, 1)),
-        st.integers(0, 9),
     ),
     min_size=1,
     max_size=ROWS,
@@ -43,11 +42,11 @@ def made(rule: str, **values: Any) -> Selector:
     return selector
 
 
-def table(rows: list[tuple[float, float, int, float, int]], data: DataObject) -> Candidates:
-    means, certain, age, static, visits = (list(column) for column in zip(*rows, strict=True))
+def table(rows: list[tuple[float, float, int, float]], data: DataObject) -> Candidates:
+    means, certain, age, static = (list(column) for column in zip(*rows, strict=True))
     uncertainty = [share * (mean * (1 - mean)) ** 0.5 for share, mean in zip(certain, means, strict=True)]
     numbers = data.draw(st.permutations(range(ROWS)))[: len(rows)]
-    return candidates(means, uncertainty, age, static, visits, data.draw(st.floats(0, 0.99)), numbers)
+    return candidates(means, uncertainty, age, static, data.draw(st.floats(0, 0.99)), numbers)
 
 
 def alike(one: Arrays, other: Arrays) -> bool:

@@ -188,7 +188,7 @@ def test_newest_visits_forget_the_oldest() -> None:
 
 
 def shown(rows: np.ndarray, states: np.ndarray) -> Evidence:
-    return Evidence(rows, states, np.zeros(0, np.int64), np.zeros(0), np.zeros(0), None)
+    return Evidence(rows, states, np.ones(len(rows), bool), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), None)
 
 
 def stated(estimator: Estimator, rows: np.ndarray) -> np.ndarray:

@@ -23,10 +23,8 @@ def estimator(rows: int = 1, prior: tuple[float, float] = NEXT_TO_NOTHING, **set
 
 
 def ratios(rows: list[int], log_ratios: list[float], rewards: list[float]) -> Evidence:
-    nothing = np.zeros(0, np.int64)
-    return Evidence(
-        nothing, np.zeros((0, 0), np.float32), np.array(rows), np.array(log_ratios), np.array(rewards), None
-    )
+    none, states = np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
+    return Evidence(none, states, np.zeros(0, bool), np.array(rows), np.array(log_ratios), np.array(rewards), None)
 
 
 def visit(made: ImportanceEstimator, row: int, successes: float, count: float, step: int) -> None:

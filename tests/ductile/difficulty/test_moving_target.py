@@ -13,12 +13,19 @@ from ductile.difficulty.moving_target import MovingTarget
 from tests.ductile.difficulty.made import ordered, rng, seen
 
 
-def moving(**values: Any) -> MovingTarget:
-    return MovingTarget(DifficultySettings(moving_target=MovingTargetSettings(**values)))
+def moving(rows: int = 6, **values: Any) -> MovingTarget:
+    selector = MovingTarget(DifficultySettings(moving_target=MovingTargetSettings(**values)))
+    selector.grow(rows)
+    return selector
 
 
 def told(selector: MovingTarget, *rates: float) -> float:
     return selector.observe(seen({i: (8 * rate, 8) for i, rate in enumerate(rates)}))["difficulty/moving_target/target"]
+
+
+def told_of(selector: MovingTarget, rows: list[int]) -> float:
+    """Half of each row's completions are right: the target rests."""
+    return selector.observe(seen(dict.fromkeys(rows, (4, 8))))["difficulty/moving_target/target"]
 
 
 def test_target_moves_with_the_reward() -> None:
@@ -49,22 +56,30 @@ def test_closest_to_the_target_are_asked() -> None:
 
 
 def test_equals_are_asked_in_turn_while_the_target_rests() -> None:
-    static, visits = [i / 100 for i in range(40)], np.zeros(40, np.int64)
-    selector, asked = moving(), []
+    static, selector, asked = [i / 100 for i in range(40)], moving(40), []
     for step in range(8):
-        chosen = selector.select(ordered(static, visits=visits), 3, rng(step))
-        visits[chosen] += 1
-        asked.append(chosen.tolist())
+        asked.append(selector.select(ordered(static), 3, rng(step)).tolist())
+        assert told_of(selector, asked[-1]) == 0.0
     assert asked[:4] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]  # the nearest 4 x 3, the closest first
     assert asked[4:] == asked[:4]
 
 
 def test_level_of_equally_hard_problems_is_gone_through_before_any_repeats() -> None:
-    static, visits = [0.0] * 30 + [1.0] * 30, np.zeros(60, np.int64)
-    selector = moving()
+    static, selector, asked = [0.0] * 30 + [1.0] * 30, moving(60), list[int]()
     for step in range(10):
-        visits[selector.select(ordered(static, visits=visits), 3, rng(step))] += 1
-    assert visits.tolist() == [1] * 30 + [0] * 30
+        chosen = selector.select(ordered(static), 3, rng(step)).tolist()
+        told_of(selector, chosen)
+        asked += chosen
+    assert sorted(asked) == list(range(30))
+
+
+def test_phase_begins_with_no_problem_visited_and_at_the_start() -> None:
+    selector = moving(start=10.0)
+    told(selector, 1.0, 1.0)
+    selector.start_phase()
+    assert {name: array.tolist() for name, array in selector.snapshot().items()} == {
+        "target": [10.0], "visits": [0] * 6,
+    }  # fmt: skip
 
 
 def test_equals_are_taken_at_random() -> None:

@@ -44,6 +44,7 @@ def test_problems_of_enough_estimated_variance_are_kept() -> None:
     selector = variance(6, keep=0.3, keep_end=0.8)
     drawn = {int(i) for seed in range(40) for i in selector.select(candidates(means), 2, rng(seed))}
     assert drawn == {0, 1, 2, 4}
+    selector.observe(seen({}))
     late = {int(i) for seed in range(40) for i in selector.select(candidates(means, progress=0.8), 2, rng(seed))}
     assert late == {0, 4}  # kappa is 0.7
     assert selector.observe(seen({0: (1, 4)})) == {

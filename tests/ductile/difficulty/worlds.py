@@ -38,7 +38,15 @@ class World:
 
     def evidence(self, reference: Visits | None = None) -> Evidence:
         shown = (self.states + 10.0).astype(np.float32)  # all states share a large part
-        return Evidence(np.arange(len(shown)), shown, np.zeros(0, np.int64), np.zeros(0), np.zeros(0), reference)
+        return Evidence(
+            np.arange(len(shown)),
+            shown,
+            np.ones(len(shown), bool),
+            np.zeros(0, np.int64),
+            np.zeros(0),
+            np.zeros(0),
+            reference,
+        )
 
     def live(self, estimator: Estimator, steps: int, asked: int = 16, visited: float = 0.5) -> None:
         """So many steps of training, in which all problems get easier; a part of them is never asked."""
