@@ -220,8 +220,8 @@ def _drift_table(summary: Mapping[str, Any]) -> TextTable:
         "How fast difficulty moves",
         (
             *("Plan", "Variant", "Phase"),
-            *("Half-life\nsteps", "Crossed, start\nto end (noise)", "Crossed, next\naudit (noise)"),
-            *("Into band\na step, net", "Over edge a step\nlow / high, net", "In band\nstart → end"),
+            *("Half-life\nsteps", "Crossed,\nwhole", "Crossed,\nto next"),
+            *("Into band\na step, net", "Rose a step\nlow / high", "In band\nstart → end"),
         ),
         rows,
         "Half-life: steps until the squared error of a frozen estimate is half of the variance between problems, "
@@ -229,8 +229,9 @@ def _drift_table(summary: Mapping[str, Any]) -> TextTable:
         "as infinite; no spread: runs whose problems differ too little to tell. Crossed: problems of the whole pool "
         "seen to enter or leave the band, from the phase's first audit to its last, and from one audit to the next; "
         "in brackets what two audits of a pool that stands still show. The difference does not count what truly "
-        "crossed. Net, a step, from first to last audit: what goes into the band minus what leaves it, and what rises "
-        "over each edge minus what falls. Back and forth cancel in it; without drift it is 0 on average.",
+        "crossed. Net and rose, problems a step from first to last audit: what enters the band minus what leaves it, "
+        "and what rises over each edge minus what falls. Back and forth cancel there; of rates that stand still all "
+        "three are 0 on average.",
         labels=3,
     )
 
@@ -281,7 +282,7 @@ def _spent_table(summary: Mapping[str, Any]) -> TextTable:
             if spent
         ),
         "Sampled over the whole run, audits and probes not counted. Learned: in groups with a gradient. Pilots: "
-        "screening's, of problems that were then not trained on. Refill: sampled to fill up for silent groups.",
+        "screening's, which choose problems and are not learned from. Refill: to fill up for silent groups.",
     )
 
 

@@ -87,8 +87,8 @@ DRAWINGS: tuple[tuple[str, str, str, Callable[[Grid], Figure | None]], ...] = (
     (
         "band",
         "Problems by difficulty",
-        "Share of the audited problems whose pass rate lies below, in and above the band of medium difficulty, mean "
-        "over seeds. Each phase has problems of its own.",
+        "Share of the audited problems whose audited pass rate lies below, in and above the band of medium difficulty, "
+        "mean over seeds. Each phase has problems of its own.",
         band_shares,
     ),
 )

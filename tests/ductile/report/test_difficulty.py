@@ -218,6 +218,26 @@ def test_tables_fit_into_120_columns(audited):
     assert sum("parameter_only" in line and "before" in line for line in lines) == 2
 
 
+def test_widest_cells_fit_too(audited):
+    """Three seeds that differ, one of them without a half-life, and completions of every kind."""
+    names = ("pilot", "refill", "reestimation", "reference", "offline", "learned")
+    records = []
+    for seed, successes in enumerate(([0, 4, 12, 16] * 16, [0, 0, 8, 16] * 16, [8] * 64)):
+        run = audited("parameter_only", seed)
+        many = {"ids": [f"p{i}" for i in range(64)], "counts": [16] * 64, "size": 2048}
+        ends = (successes, successes[::-1]) if seed else (successes, [16 - s for s in successes])
+        rows = [{**r, "pool": {**r["pool"], **many, "successes": s}} for r, s in zip(run.audits, ends, strict=False)]
+        spent = {f"budget/{name}_completions": [(20, 1000.0 + 400 * seed)] for name in names}
+        metrics = {**run.metrics, **spent, "budget/completions": [(20, 20_000.0 + 1000 * seed)]}
+        records.append(replace(run, plan="drifting", audits=rows, metrics=metrics))
+    stream = io.StringIO()
+    print_tables(summarise(records, CONTEXT), Console(file=stream, width=120, force_terminal=False))
+    lines = stream.getvalue().splitlines()
+    assert any("no spread 1" in line and "…" not in line for line in lines)
+    assert max(len(line.rstrip()) for line in lines) <= 120
+    assert sum("parameter_only" in line for line in lines) >= 6  # no name was folded
+
+
 @pytest.fixture
 def grid(audited):
     records = tuple(audited(variant, seed) for variant in ("uniform", "band") for seed in range(3))
