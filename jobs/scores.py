@@ -6,8 +6,9 @@
 
 High is hard in el2n, failure_rate, forgetting, forgetting_rl, memorization, prototypes and the control random. It is
 not in el2n_rl and el2n_rl_later, whose highest difficulty.prune.keep=high keeps. forgetting_rl and el2n_rl_later are of
-the problems that a finished run audited, from its artifact audits.json. The file is written whole after each score, and
-the same command goes on with those that are missing. Starts no Ray.
+the problems that a finished run audited, from its artifact audits.json; to prune by them, the run must have audited all
+of the pool (difficulty.audit.problems). The file is written whole after each score, and the same command goes on with
+those that are missing. Starts no Ray.
 """
 
 from __future__ import annotations

@@ -893,7 +893,7 @@ class CrossingSettings:
         if 1 in self.fractions:
             yield "fractions: 1.0 prunes nothing, and all of the data is always trained on too; allowed: below 1"
         yield from _training_mistakes((self.score,), self.early, self.evals, self.fit.steps)
-        largest = max(self.fractions, default=0.0)
+        largest = max((fraction for fraction in self.fractions if fraction < 1), default=0.0)
         if "offset" in self.rules and self.offset + largest > 1:
             yield f"offset: {self.offset} leaves less than {largest} of the data; allowed: at most {1 - largest:g}"
 

@@ -1,7 +1,8 @@
 """What a finished run's audits found of problems: the history that static scores of RL are read from.
 
 A run with `difficulty.audit.every` above 0 writes audits.json, an artifact with a row for each audit. Each phase audits
-the same of its problems throughout, `difficulty.audit.problems` of them at most; of all others nothing is known.
+the same of its problems throughout, `difficulty.audit.problems` of them at most; of all others nothing is known. So a
+pool that is to be pruned by such a score must have been audited whole.
 """
 
 from __future__ import annotations
