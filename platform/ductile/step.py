@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ductile.config import RunSettings
 from ductile.contexts import ContextPool
@@ -24,8 +25,11 @@ from ductile.problem import JudgedGroup, Problem
 from ductile.reestimation import NoReestimation, Reestimation
 from ductile.rl.statistics import group_statistics, learned_completions, learned_groups
 from ductile.rollouts import Rollouts
-from ductile.screening import screen
+from ductile.screening import More, Screened, screen
 from ductile.variants.base import Variant
+
+RollOut = Callable[[Sequence[Problem], str, int], list[JudgedGroup]]
+"""(problems, stream, completions of each) -> their judged groups, under the step's policy."""
 
 REFILL_ROUNDS = 10
 """Most rounds of sampling in a step where none is set, as DAPO's `max_num_gen_batches`."""
@@ -130,48 +134,33 @@ def _rolled_out(
 
     The groups of refill are among the first, those that it did not keep too.
     """
-    problems, pilots = ports.course.ask(phase, step, settings.seed), list[JudgedGroup]()
+    course, pilots = ports.course, list[JudgedGroup]()
+    more, roll_out = partial(course.more, phase, step, settings.seed), partial(rollouts.roll_out, policy)
+    problems = course.ask(phase, step, settings.seed)
     if settings.difficulty.screen.pilots:
-        problems, pilots = _screened(settings, phase, ports, rollouts, policy, stream, step, problems)
-    judged = rollouts.roll_out(policy, problems, stream, ports.course.allocate(problems, step))
+        selected = course.selected(problems)
+        others = [problem for problem in problems if problem not in selected]
+        screened = _screened(settings, selected, more, roll_out, stream)
+        problems, pilots = [*screened.problems, *others], screened.pilots
+    judged = roll_out(problems, stream, course.allocate(problems, step))
     first = _completions(judged)
     if settings.objective.dynamic_sampling == "refill":
-        judged = _refilled(settings, phase, ports, rollouts, policy, stream, step, judged)
+        judged = _refilled(settings, judged, more, roll_out, stream)
     return judged, pilots, _completions(judged) - first
 
 
-def _screened(
-    settings: RunSettings,
-    phase: Phase,
-    ports: StepPorts,
-    rollouts: Rollouts,
-    policy: PolicyRef,
-    stream: str,
-    step: int,
-    problems: list[Problem],
-) -> tuple[list[Problem], list[JudgedGroup]]:
-    """The problems, with those that were selected replaced by as many whose pilots were mixed; and all pilots."""
-    limits, selected = settings.difficulty.screen, ports.course.selected(problems)
-    screened = screen(
-        selected,
-        lambda asked, count: ports.course.more(phase, step, settings.seed, asked, count),
-        lambda asked, suffix: rollouts.roll_out(policy, asked, f"{stream}/{suffix}", limits.pilots),
-        len(selected),
-        limits.rounds,
-    )
-    given = {problem.id for problem in selected}
-    return [*screened.problems, *(problem for problem in problems if problem.id not in given)], screened.pilots
+def _screened(settings: RunSettings, selected: list[Problem], more: More, roll_out: RollOut, stream: str) -> Screened:
+    """As many problems as were selected whose pilots were mixed, and all pilots."""
+    limits = settings.difficulty.screen
+
+    def pilot(problems: Sequence[Problem], suffix: str) -> list[JudgedGroup]:
+        return roll_out(problems, f"{stream}/{suffix}", limits.pilots)
+
+    return screen(selected, more, pilot, len(selected), limits.rounds)
 
 
 def _refilled(
-    settings: RunSettings,
-    phase: Phase,
-    ports: StepPorts,
-    rollouts: Rollouts,
-    policy: PolicyRef,
-    stream: str,
-    step: int,
-    judged: list[JudgedGroup],
+    settings: RunSettings, judged: list[JudgedGroup], more: More, roll_out: RollOut, stream: str
 ) -> list[JudgedGroup]:
     """The same with groups of other problems, until `rollout.groups` have a gradient (DAPO, arXiv 2503.14476).
 
@@ -181,11 +170,10 @@ def _refilled(
     for number in range(1, settings.objective.refill_rounds or REFILL_ROUNDS):
         missing = settings.rollout.groups - learned_groups(judged, settings.objective)
         asked = {group.group.problem.id for group in judged}
-        problems = ports.course.more(phase, step, settings.seed, asked, missing) if missing > 0 else []
+        problems = more(asked, missing) if missing > 0 else []
         if not problems:
             break
-        others = rollouts.roll_out(policy, problems, f"{stream}/refill-{number}", settings.rollout.group_size)
-        judged = [*judged, *others]
+        judged = [*judged, *roll_out(problems, f"{stream}/refill-{number}", settings.rollout.group_size)]
     return judged
 
 
