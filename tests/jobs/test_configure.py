@@ -254,6 +254,8 @@ def test_every_preset_passes_the_checks(plan: str, variant: str) -> None:
     rotates = plan in (
         "sequence",
         "rotate_alone",
+        "drifting",
+        "drifting_back",
     )  # so does the branch of these experiments: plan.check refuses the two together
     for experiment in [name for name in presets("experiment") if not (rotates and name in ("too_hard", "less_drift"))]:
         if not _fits(variant, plan, experiment):
@@ -275,7 +277,8 @@ def test_presets_pass_the_checks_of_their_experiment_and_no_two_are_alike() -> N
     made: dict[Any, str] = {}
     for variant in presets("variant"):
         settings = run("experiment=less_drift", f"variant={variant}")
-        plain = as_plain([settings.variant, settings.objective, settings.switch, settings.data, settings.learner.lora])
+        own = [settings.variant, settings.objective, settings.switch, settings.data, settings.difficulty]
+        plain = as_plain([*own, settings.learner.lora])
         assert made.setdefault(json.dumps(plain, sort_keys=True), variant) == variant
 
 
