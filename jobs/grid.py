@@ -50,7 +50,8 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
         tune.report(outcome)
 
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"CPU": 1}),
+        # With workers, the trial's own process only waits: the CPUs are theirs. Tune refuses to ask for nothing at all.
+        tune.with_resources(trial, {"memory": 1} if waiting[0].settings.learner.workers else {"CPU": 1}),
         param_space={"cell": tune.grid_search(list(range(len(waiting))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=runs, reuse_actors=True),
         run_config=tune.RunConfig(
