@@ -29,6 +29,7 @@ from ductile.difficulty.buffer import RolloutBuffer
 from ductile.difficulty.service import Gathered
 from ductile.difficulty.static import ScoreFile
 from ductile.evidence import gather
+from ductile.offline import base_outcomes, rollout_cost, static_difficulty
 from ductile.plan import Phase, draw
 from ductile.ports import DifficultyService, PolicyRef, RunPool, Store
 from ductile.problem import JudgedGroup, Problem
@@ -70,10 +71,16 @@ class Reestimation:
 
         base: the untouched policy that the run began as; start: names it (`Identity.start`).
         """
-        problems = _problems(phase)
-        offline, spent = self._offline(list(problems.values()), base, start)
-        watched = [problem.id for problem in self._unseen(phase)]
-        self._difficulty.start_phase(list(problems), self._static(list(problems.values()), offline), watched)
+        problems = list(_problems(phase).values())
+        offline: dict[str, tuple[int, int]] = {}
+        spent: Spent = {}
+        if samples := self._settings.difficulty.offline:
+            key, offline, spent = base_outcomes(self._rollouts.bare(), self._store, problems, base, start, samples)
+            if key in self._measured:  # by an earlier phase of the same problems
+                spent = {}
+            self._measured.add(key)
+        ids, static = [problem.id for problem in problems], static_difficulty(problems, self._scores, offline)
+        self._difficulty.start_phase(ids, static, [problem.id for problem in self._unseen(phase)])
         if offline:
             self._difficulty.measure_first(offline)
         return spent
@@ -87,14 +94,13 @@ class Reestimation:
         if REFERENCE in self._needs and step < phase.steps:  # at the end no selection would read it
             asked = phase.some(settings.attention.reference, self._settings.seed, f"{stream}/reference")
             judged = self._rollouts.roll_out(policy, asked, f"{stream}/reference", self._settings.rollout.group_size)
-            reference, spent = successes(judged), _cost(judged, policy, "reference")
+            reference, spent = successes(judged), rollout_cost(judged, policy, "reference")
         problems = self._considered(list(_problems(phase).values()), stream)
         gathered, forwarded = self._gather(policy, problems, stream, self._needs, reference)
         spent["forward_tokens"] += forwarded
-        if FEATURES in self._needs and (
-            unseen := self._unseen(phase)
-        ):  # apart, so that they move nothing of the pool's
-            others, _ = self._gather(policy, unseen, stream, frozenset([FEATURES]), None)  # measured, not used: no cost
+        unseen = self._unseen(phase)
+        if FEATURES in self._needs and unseen:  # apart, so that they move nothing of the pool's, and at no cost
+            others, _ = self._gather(policy, unseen, stream, frozenset([FEATURES]), None)
             gathered = gathered.with_features(others)
         metrics = self._difficulty.refresh(gathered, step)
         return {**metrics, "difficulty/refresh_s": time.monotonic() - started}, dict(spent)
@@ -136,7 +142,7 @@ class Reestimation:
         self.observe(judged)
         ids = [problem.id for problem in begun.problems]
         after = self._difficulty.predict(ids, step)[self._settings.difficulty.estimator]
-        spent = _cost(judged, begun.policy, "reestimation")
+        spent = rollout_cost(judged, begun.policy, "reestimation")
         metrics = {
             "reestimate/problems": float(len(ids)),
             "reestimate/completions": float(spent["completions"]),
@@ -211,34 +217,6 @@ class Reestimation:
         asked, temperature = self._rollouts.bare().asked(problems, stream), self._settings.rollout.temperature
         return gather(self._pool, policy, needs, asked, self._buffer, temperature, reference)
 
-    def _offline(
-        self, problems: Sequence[Problem], base: PolicyRef, start: str
-    ) -> tuple[dict[str, tuple[int, int]], Spent]:
-        """The base's outcomes of the problems, measured once and kept; what it costs counts in every run."""
-        samples = self._settings.difficulty.offline
-        if not samples:
-            return {}, {}
-        key = f"offline-{start}-{ids_digest(problems)}-{samples}"
-        known = self._store.remember(key)
-        if known is None:
-            judged = self._rollouts.bare().roll_out(base, problems, "offline", samples)
-            known = {"outcomes": successes(judged), "spent": dict(_cost(judged, base, "offline"))}
-            self._store.keep(key, known)
-        outcomes = {id: (wins, judged) for id, (wins, judged) in known["outcomes"].items()}
-        paid = key in self._measured  # by an earlier phase of the same problems
-        self._measured.add(key)
-        return outcomes, {} if paid else known["spent"]
-
-    def _static(self, problems: Sequence[Problem], offline: Mapping[str, tuple[int, int]]) -> list[float]:
-        """Static difficulty: of the scores' file, else the base's failure rate, else the level, from 0 to 1."""
-        if self._scores is not None:
-            return self._scores.static_difficulty([problem.id for problem in problems])
-        if offline:
-            rates = (offline.get(problem.id, (0, 0)) for problem in problems)
-            return [1 - wins / judged if judged else float("nan") for wins, judged in rates]
-        levels = sorted({problem.level for problem in problems})
-        return [levels.index(problem.level) / max(len(levels) - 1, 1) for problem in problems]
-
 
 class NoReestimation:
     """Nothing beside the step's own outcomes: what a branch has."""
@@ -259,22 +237,3 @@ class NoReestimation:
 def _problems(phase: Phase) -> dict[str, Problem]:
     """Those of the phase and of its ladder, by id."""
     return {id: problem for pool in (phase.pool, *phase.rungs) for id, problem in pool.items()}
-
-
-def ids_digest(problems: Sequence[Problem]) -> str:
-    """Names a set of problems, whatever their order."""
-    return hashlib.blake2b("\n".join(sorted(problem.id for problem in problems)).encode(), digest_size=8).hexdigest()
-
-
-def _cost(judged: Sequence[JudgedGroup], policy: PolicyRef, purpose: str) -> Counter[str]:
-    """What rolling them out cost the budget, and apart how many completions had this purpose."""
-    completions = [completion for group in judged for completion in group.group.completions]
-    tokens = sum(len(completion.tokens) for completion in completions)
-    return Counter(
-        {
-            "completions": len(completions),
-            f"{purpose}_completions": len(completions),
-            "sampled_tokens": tokens,
-            "forward_tokens": tokens * len(policy.composition.members),
-        }
-    )
