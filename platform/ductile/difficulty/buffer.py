@@ -56,14 +56,6 @@ class RolloutBuffer:
         self._limit = limit
         self._kept: dict[str, deque[_Kept]] = {}
 
-    def __len__(self) -> int:
-        """Completions of all problems."""
-        return sum(len(kept) for kept in self._kept.values())
-
-    def __contains__(self, id: object) -> bool:
-        """Whether any completion of the problem is kept."""
-        return id in self._kept
-
     def add(self, judged: Sequence[JudgedGroup]) -> None:
         """Keep the completions that could be judged, of problems that were asked without a hint."""
         for each in judged:

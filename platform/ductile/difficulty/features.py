@@ -24,6 +24,9 @@ decomposition, at most `window` numbers), and outside of that span every directi
 
 A problem keeps the estimate of the refresh that last showed its state: weights and states belong to one policy. One
 never shown has the mean and spread of the window's pass rates (`population`).
+
+Visits of an earlier phase stay in the window with the states of that phase's last refresh, so that at a switch there is
+something to go by; newer ones push them out.
 """
 
 from __future__ import annotations
