@@ -28,7 +28,7 @@ from ductile.domains import WorkedDomain
 from ductile.domains.base import Domain
 from ductile.domains.free_text import ANSWER
 from ductile.memory import remember
-from ductile.models.load import encode_problem, load_tokenizer
+from ductile.models.load import encode_answered, load_tokenizer
 from ductile.plan import Phase, ResolveDomain, draw, make_phase, phase_of, require_problems
 from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
@@ -213,13 +213,10 @@ def worked_rows(
     A `WorkedDomain` writes them in each of its worked formats in turn, beginning with number `first`. The direct format
     is left out: it would teach to answer without the work, which is what a damaged policy does already.
     """
-    rows = []
-    for number, problem in enumerate(problems, start=first):
-        text = _solution(domain, problem, number)
-        prompt = encode_problem(tokenizer, problem)
-        completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        rows.append((np.array(prompt, np.int32), np.array(completion, np.int32)))
-    return rows
+    return [
+        encode_answered(tokenizer, problem, _solution(domain, problem, number))
+        for number, problem in enumerate(problems, start=first)
+    ]
 
 
 def _solution(domain: Domain, problem: Problem, number: int) -> str:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from ductile.difficulty.base import FEATURES, RATIOS
 from ductile.difficulty.buffer import KeptGroup, RolloutBuffer
-from ductile.difficulty.service import Gathered, Outcomes
+from ductile.difficulty.service import Gathered
 from ductile.inspected import Rows
 from ductile.models.load import encode_problem, load_tokenizer
 from ductile.ports import PolicyRef, RunPool
-from ductile.problem import Problem
+from ductile.problem import Outcomes, Problem
 
 PROMPTS = 4096
 """Prompts whose states are asked for in one call: their answer is a few megabytes."""

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 Split = Literal["train", "eval"]
 """Every problem belongs to exactly one split, decided by its content, so the two never overlap."""
 
+Outcomes = Mapping[str, tuple[int, int]]
+"""Problem id -> (successes, judged completions)."""
+
 DIRECT = "direct"
 """Format of a completion that states the answer with no work before it. Every domain has it."""
 

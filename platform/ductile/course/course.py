@@ -17,12 +17,12 @@ from ductile.config import DataSettings, DifficultySettings, RunSettings
 from ductile.course.deferral import Deferral
 from ductile.course.hints import hint_share, hinted
 from ductile.course.ladder import Ladder
-from ductile.course.outcomes import Outcomes, pass_rate, successes
+from ductile.course.outcomes import pass_rate, successes
 from ductile.course.replay import Replay, make_replay
 from ductile.course.review import Review
 from ductile.plan import Phase, ResolveDomain
 from ductile.ports import DifficultyService
-from ductile.problem import JudgedGroup, Problem
+from ductile.problem import JudgedGroup, Outcomes, Problem
 
 
 @dataclass(frozen=True)

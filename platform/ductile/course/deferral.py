@@ -10,7 +10,7 @@ from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from ductile.config import DataSettings
-from ductile.course.outcomes import Outcomes
+from ductile.problem import Outcomes
 
 
 @dataclass

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ductile.course.outcomes import Outcomes, pass_rate
+from ductile.course.outcomes import pass_rate
 from ductile.plan import Phase
-from ductile.problem import Problem
+from ductile.problem import Outcomes, Problem
 
 
 @dataclass

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ductile.problem import SUCCESS, JudgedGroup, by_problem, pooled_rewards
-
-Outcomes = Mapping[str, tuple[int, int]]
-"""Problem id -> (successes, judged completions)."""
+from ductile.problem import SUCCESS, JudgedGroup, Outcomes, by_problem, pooled_rewards
 
 
 def successes(judged: Sequence[JudgedGroup]) -> dict[str, tuple[int, int]]:

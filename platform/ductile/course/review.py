@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ductile.config import DataSettings
-from ductile.course.outcomes import Outcomes
 from ductile.course.quota import quota
+from ductile.problem import Outcomes
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,7 @@ from ductile.difficulty.base import Arrays, Candidates, Estimates, Evidence, Flo
 from ductile.difficulty.columns import Column
 from ductile.difficulty.index import IdIndex
 from ductile.difficulty.rules import uncertain_or_old
-
-Outcomes = Mapping[str, tuple[int, int]]
-"""Problem id -> (successes, judged completions)."""
-
-NO_OUTCOMES: Outcomes = {}
+from ductile.problem import Outcomes
 
 
 @dataclass(frozen=True)

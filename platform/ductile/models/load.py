@@ -6,7 +6,9 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
@@ -84,6 +86,14 @@ def encode_problem(tokenizer: PreTrainedTokenizerBase, problem: Problem) -> list
         [*system, *turns, {"role": "user", "content": problem.prompt}], tokenize=False, add_generation_prompt=True
     )
     return [*problem.prefix, *tokenizer(str(text) + problem.hint, add_special_tokens=False)["input_ids"]]
+
+
+def encode_answered(
+    tokenizer: PreTrainedTokenizerBase, problem: Problem, text: str
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Token ids of what a problem gives and of an answer to it, the end-of-sequence token included: to learn from."""
+    answer = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return np.array(encode_problem(tokenizer, problem), np.int32), np.array(answer, np.int32)
 
 
 def check_folder(path: str, setting: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ductile.domains import WorkedDomain
-from ductile.models.load import encode_problem
+from ductile.models.load import encode_answered
 from ductile.pretrain import Pair
 from ductile.problem import DIRECT, Problem
 
@@ -21,9 +20,4 @@ def solutions(
     format: of the solutions; empty: the domain's first that shows work, or else the bare answer.
     """
     name = format or next((each for each in domain.formats if each != DIRECT), DIRECT)
-    rows = []
-    for problem in problems:
-        text = tokenizer(domain.solution(problem, name), add_special_tokens=False)["input_ids"]
-        prompt = encode_problem(tokenizer, problem)
-        rows.append((np.array(prompt, np.int32), np.array([*text, tokenizer.eos_token_id], np.int32)))
-    return rows
+    return [encode_answered(tokenizer, problem, domain.solution(problem, name)) for problem in problems]
