@@ -16,15 +16,8 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.tracker import RunTracker
+from ductile.ports import Stopped
 from ductile.sweep import values_of
-
-
-class Stopped(Exception):
-    """The run was told to stop after `step`. early: by the search; else the job itself ends."""
-
-    def __init__(self, step: int, early: bool) -> None:
-        super().__init__(step, early)
-        self.step, self.early = step, early
 
 
 @dataclass

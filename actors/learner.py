@@ -16,13 +16,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from actors.branch import RayBrancher
-from actors.desk import Stopped
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.rollout import ActorPool, LostCall
 from actors.tracker import RunTracker
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
+from ductile.ports import Stopped
 
 log = logging.getLogger("ductile")
 

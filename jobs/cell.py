@@ -11,12 +11,12 @@ from pathlib import Path
 
 import ray
 
-from actors.desk import Stopped
 from actors.learner import RunSpec, run_spec
 from actors.tracker import RunTracker
 from ductile.checkpoint import write_text
 from ductile.config import RunSettings
 from ductile.identity import Identity, identify
+from ductile.ports import Stopped
 from ductile.settings import as_plain
 from jobs.driver import Shared, needs_expert
 

@@ -14,10 +14,11 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from actors.desk import DeskActor, ReportingTracker, Stopped
+from actors.desk import DeskActor, ReportingTracker
 from actors.tracker import RunTracker
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings, SweepSettings
+from ductile.ports import Stopped
 from ductile.sweep import (
     Thresholds,
     mean_values,

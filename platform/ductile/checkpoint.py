@@ -46,6 +46,9 @@ class FolderStore:
             self._tidy()
         self._share(None)
 
+    def flush(self) -> None:
+        """Nothing is left to wait for: `save` has written it."""
+
     def snapshot(self, name: str, write: Callable[[Path], None]) -> Path:
         """`write(folder)` fills a new folder; it takes the place of an earlier snapshot of that name."""
         self._write(write, self.find_snapshot(name))

@@ -75,6 +75,7 @@ class ModelSettings:
         0.0, "share of the mixture that is asked after one or two worked examples in the same format", low=0, high=1
     )
     dtype: str = setting("float32", "number format of the weights", choices=("float32", "bfloat16"))
+    trust_remote_code: bool = setting(False, "run Python code that comes with the model's folder: only if you wrote it")
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,27 @@ class RolloutSettings:
     top_p: float = setting(
         1.0, "nucleus: sample from the smallest set of tokens with this share of the probability", above=0, high=1
     )
-    actors: int = setting(1, "rollout actors", low=1)
+    staleness: int = setting(
+        0, "updates that the policy of a step's rollouts may be behind; above 0 sampling and training overlap", low=0
+    )
+    actors: int = setting(1, "rollout actors of a run", low=1)
+    actors_max: int | None = setting(
+        None, "most rollout actors of a run, when nodes with room for them join; unset: rollout.actors", low=1
+    )
+    part: int = setting(
+        0, "problems in one call to an actor; 0: as many as the actors divide a step's problems into", low=0
+    )
+    hedge: float = setting(
+        5.0, "a call that takes so many times as long as its like is begun on another actor too; 0: never", low=0
+    )
     threads: int = setting(1, "torch threads of each rollout actor", low=1)
     timeout_s: float = setting(600.0, "a rollout call that takes longer is retried on another actor", above=0)
     retries: int = setting(3, "how often a lost rollout call is tried again before the run fails", low=0)
+    patience_s: float = setting(300.0, "how long a call waits for an actor while none is alive", above=0)
+
+    def check(self) -> Iterator[str]:
+        if self.actors_max is not None and self.actors_max < self.actors:
+            yield f"actors_max: {self.actors_max} is below actors ({self.actors}); allowed: actors or more"
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,9 @@ class LearnerSettings:
     micro_tokens: int = setting(16384, "most tokens in a micro-batch, padding included", low=1)
     precision: str = setting("fp32", "number format of forward and backward", choices=("fp32", "bf16"))
     threads: int = setting(1, "torch threads of each learner worker", low=1)
-    max_failures: int = setting(3, "how often a run whose workers died starts again from its checkpoint", low=0)
+    max_failures: int = setting(
+        3, "how often a run whose workers died starts again from its checkpoint without having come further", low=0
+    )
     lora: LoraSettings = setting(LoraSettings, "low-rank adapters as the only trainable part")
 
     def check(self) -> Iterator[str]:
@@ -198,6 +218,9 @@ class ObjectiveSettings:
         choices=("token", "completion", "constant"),
     )
     entropy: float = setting(0.0, "coefficient of the entropy bonus", low=0)
+    importance_cap: float | None = setting(
+        None, "rollout.staleness: importance weights of stale tokens are cut to this (truncated IS); unset: 2", above=0
+    )
 
     def check(self) -> Iterator[str]:
         kind = self.advantage
@@ -734,11 +757,54 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """How often a run is written down, where, and what is kept of it."""
+
+    every: int = setting(10, "steps between checkpoints; phase boundaries always have one", low=1)
+    keep: int = setting(2, "newest complete checkpoints that are kept", low=1)
+    keep_boundaries: bool = setting(False, "keep the checkpoint of every phase boundary too")
+    store: str = setting(
+        "", "path or URI of pyarrow's file systems that each checkpoint is copied to (s3://bucket/runs); empty: none"
+    )
+    background: bool = setting(True, "write files while the next step goes on")
+    patience_s: float = setting(
+        600.0, "how long a run that ends tries to write its last checkpoint to a full or missing disk", low=0
+    )
+
+
+@dataclass(frozen=True)
 class TrackingSettings:
     """Where MLflow keeps the runs."""
 
     uri: str = setting("", "MLflow tracking address; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder")
     experiment: str = setting("ductile", "MLflow experiment")
+    patience_s: float = setting(
+        600.0, "how long a job waits at its start and at its end for an MLflow that does not answer", low=0
+    )
+
+
+@dataclass(frozen=True)
+class RoleSettings:
+    """What an actor of a role takes, and which nodes it may be on."""
+
+    cpus: float | None = setting(None, "logical CPUs of each; unset: what the role needs", low=0)
+    gpus: float | None = setting(None, "GPUs of each; unset: what there is for the role", low=0)
+    nodes: str = setting("", "label of Ray nodes that it may be on, as in role=rollout; empty: any")
+
+
+@dataclass(frozen=True)
+class PlacementSettings:
+    """Where a run's actors are: a placement group of the roles rollout, learner and difficulty."""
+
+    strategy: str = setting(
+        "anywhere",
+        "anywhere: where Ray finds room; together: on as few nodes as possible; apart: rollout and learner on "
+        "different nodes",
+        choices=("anywhere", "together", "apart"),
+    )
+    rollout: RoleSettings = setting(RoleSettings, "rollout actors")
+    learner: RoleSettings = setting(RoleSettings, "learner workers")
+    difficulty: RoleSettings = setting(RoleSettings, "the difficulty table")
 
 
 @dataclass(frozen=True)
@@ -750,6 +816,7 @@ class ClusterSettings:
     )
     cpus: int = setting(0, "logical CPUs of the local Ray; 0: as many as there are", low=0)
     concurrent: int = setting(0, "runs of a comparison at a time; 0: one per CPU of the cluster", low=0)
+    placement: PlacementSettings = setting(PlacementSettings, "which nodes do what")
 
 
 @dataclass(frozen=True)
@@ -769,7 +836,7 @@ class RunSettings:
     data: DataSettings = setting(DataSettings, "what is asked beside them, and how")
     switch: SwitchSettings = setting(SwitchSettings, "what is done to the policy between two phases")
     probe: ProbeSettings = setting(ProbeSettings, "what is measured at phase boundaries")
-    checkpoint_every: int = setting(10, "steps between checkpoints; phase boundaries always have one", low=1)
+    checkpoint: CheckpointSettings = setting(CheckpointSettings, "what is written down of a run, and where")
     output: str = setting("runs", "folder of checkpoints, reports and the MLflow database")
     cache: str = setting("cache", "folder of base models built from scratch and of measurements of the base")
     tracking: TrackingSettings = setting(TrackingSettings, "where MLflow keeps the runs")

@@ -15,11 +15,11 @@ from ductile.config import RunSettings
 from ductile.probes import PROBES
 from ductile.settings import as_plain
 
-ELSEWHERE = ("name", "output", "cache", "tracking", "cluster", "checkpoint_every")
+ELSEWHERE = ("name", "output", "cache", "tracking", "cluster", "checkpoint")
 """Settings that say where and how often results are kept, not what they are."""
 
 MACHINERY = {
-    "rollout": ("actors", "threads", "timeout_s", "retries"),
+    "rollout": ("actors", "actors_max", "hedge", "threads", "timeout_s", "retries", "patience_s"),
     "learner": ("workers", "threads", "max_failures"),
 }
 """Settings that say who does the work: a run may go on with more actors or workers than it began with."""

@@ -16,21 +16,22 @@ from ductile.measure import Measure
 from ductile.memory import remember
 from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, make_plan
-from ductile.ports import PolicyRef, Tracker
+from ductile.ports import PolicyRef, Stopped, Tracker
 from ductile.schedule import due_steps
 from ductile.state import State, WrongCheckpoint, resume, save
 from ductile.step import Ports, publish, train_step
 from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
 
-__all__ = ["Ports", "State", "WrongCheckpoint", "run", "train_step"]
+__all__ = ["Ports", "State", "Stopped", "WrongCheckpoint", "run", "train_step"]
 
 
 def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identity) -> list[dict[str, Any]]:
     """Run all phases; return what the probes measured at each boundary.
 
     A run that was interrupted goes on from its latest checkpoint, and one that is finished returns at once.
-    A checkpoint of another identity is refused with `WrongCheckpoint`.
+    A checkpoint of another identity is refused with `WrongCheckpoint`. A run that is asked to stop ends its step,
+    writes a checkpoint and raises `Stopped`.
     """
     plan = make_plan(settings, ports.resolve)
     ports.tracker.artifact("plan.json", json.dumps([_describe(phase) for phase in plan.phases], indent=1))
@@ -75,15 +76,26 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
             _report(ports.tracker, metrics, plan, phase, state)
             if state.step in due:
                 measure.inside(state, policy)
-            if state.step % settings.checkpoint_every == 0 and state.step < phase.steps:
+            stop = ports.stop()
+            if (stop or state.step % settings.checkpoint.every == 0) and state.step < phase.steps:
                 save(ports, state, identity)
+                _leave(stop, ports, state)
         measure.estimates(state, policy, phase)
         ports.tracker.artifact(f"difficulty/{segment(phase.name)}.json", json.dumps(ports.difficulty.estimates()))
         state.phase, state.step = state.phase + 1, 0
         measure.boundary(state, policy)
         save(ports, state, identity)
+        _leave(ports.stop(), ports, state)
     measure.complete(state, lambda: save(ports, state, identity))
+    ports.store.flush()
     return state.boundaries
+
+
+def _leave(stop: bool, ports: Ports, state: State) -> None:
+    """Stop where the run was asked to, once what was saved is on disk."""
+    if stop:
+        ports.store.flush()
+        raise Stopped(state.total, early=False)
 
 
 def _report(tracker: Tracker, metrics: dict[str, float], plan: Plan, phase: Phase, state: State) -> None:

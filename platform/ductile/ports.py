@@ -90,6 +90,14 @@ class Divergence:
     completions: int
 
 
+class Stopped(Exception):
+    """The run was told to stop after `step`. early: by a search; else it can go on from its checkpoint."""
+
+    def __init__(self, step: int, early: bool) -> None:
+        super().__init__(step, early)
+        self.step, self.early = step, early
+
+
 class RolloutPool(Protocol):
     """Samples and scores sequences under policies."""
 
@@ -336,6 +344,9 @@ class Store(Protocol):
 
     def save(self, write: Any) -> None:
         """`write(folder)` fills a new folder; it becomes the latest checkpoint in one atomic step or not at all."""
+
+    def flush(self) -> None:
+        """Wait until every saved checkpoint is on disk; raises what kept it from it."""
 
     def snapshot(self, name: str, write: Any) -> Path:
         """`write(folder)` fills a new folder that is there whole or not at all; one of the same name is replaced."""

@@ -28,6 +28,12 @@ from ductile.rollouts import Rollouts
 from ductile.screening import More, Screened, screen
 from ductile.variants.base import Variant
 
+
+def never() -> bool:
+    """No: what a run answers that nobody can ask to stop."""
+    return False
+
+
 RollOut = Callable[[Sequence[Problem], str, int], list[JudgedGroup]]
 """(problems, stream, completions of each) -> their judged groups, under the step's policy."""
 
@@ -50,13 +56,14 @@ class StepPorts:
 
 @dataclass(frozen=True)
 class Ports(StepPorts):
-    """Everything that the loop talks to."""
+    """Everything that the loop talks to. stop: whether the run is asked to stop; the same answer on every rank."""
 
     reestimation: Reestimation
     tracker: Tracker
     store: Store
     resolve: ResolveDomain
     brancher: Brancher
+    stop: Callable[[], bool] = never
 
 
 def train_step(

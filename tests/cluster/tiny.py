@@ -32,7 +32,7 @@ TINY = (
     "probe.every=0",
     "learner.engine=torch",
     "objective.entropy=0.1",  # so that every step has a gradient, whatever so small a model solves
-    "checkpoint_every=1",
+    "checkpoint.every=1",
 )
 
 

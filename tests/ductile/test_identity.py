@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ductile.config import ClusterSettings, PhaseSettings, ProbeSettings, RunSettings, SkillSettings
+from ductile.config import CheckpointSettings, ClusterSettings, PhaseSettings, ProbeSettings, RunSettings, SkillSettings
 from ductile.identity import identify
 from ductile.probes import PROBES
 
@@ -27,7 +27,9 @@ def test_same_settings_and_model_are_the_same_run(model: Path) -> None:
 
 
 def test_where_results_go_and_who_works_make_no_other_run(model: Path) -> None:
-    moved = replace(SETTINGS, output="elsewhere", cluster=ClusterSettings(address="auto"), checkpoint_every=3)
+    moved = replace(
+        SETTINGS, output="elsewhere", cluster=ClusterSettings(address="auto"), checkpoint=CheckpointSettings(every=3)
+    )
     moved = replace(moved, rollout=replace(moved.rollout, actors=5), learner=replace(moved.learner, workers=2))
     beside = replace(moved.probe, branch=replace(moved.probe.branch, beside=True))
     assert identify(replace(moved, probe=beside), [model]) == identify(SETTINGS, [model])

@@ -41,7 +41,7 @@ TWO_PHASES = {
     "learner": {"engine": "torch", "lr": 1e-3},
     "objective": {"entropy": 0.1},  # every step has a gradient, whatever an untrained model solves
     "rollout": {"groups": 3, "group_size": 2, "max_tokens": 6},
-    "checkpoint_every": 1,
+    "checkpoint": {"every": 1},
     "probe": {
         "probes": ["retention", "drift", "formats", "branch"],
         "problems": 3,
@@ -209,7 +209,7 @@ def test_steps_of_the_second_phase_are_trained_after_a_resume_at_the_boundary(mo
 def test_lost_call_of_the_pool_is_made_up_from_the_last_checkpoint(variant, lost, model, tmp_path, monkeypatch) -> None:
     quick = {"probes": ["retention"], "prior": TWO_PHASES["probe"]["prior"], "problems": 3, "every": 1}
     phase = {**TWO_PHASES["phase"], "hard": {**TWO_PHASES["phase"]["hard"], "steps": 3}}
-    wanted = settings(variant=variant, probe=quick, phase=phase, checkpoint_every=2)
+    wanted = settings(variant=variant, probe=quick, phase=phase, checkpoint={"every": 2})
     generate = LocalPool.generate
 
     def lose(self: LocalPool, policy: Any, problems: Any, sampling: Any) -> Any:

@@ -37,7 +37,7 @@ VALUES = {
     "learner": {"engine": "torch", "lr": 1e-2},
     "objective": {"entropy": 0.1},  # every step has a gradient, whatever an untrained model solves
     "rollout": {"groups": 3, "group_size": 2, "max_tokens": 6},
-    "checkpoint_every": 1,
+    "checkpoint": {"every": 1},
     "probe": {"probes": []},
 }
 EVERYTHING = {"optimizer": "reset", "fusion": 0.5, "shrink": 0.9, "perturb": 0.01, "utility_reset": 0.2, "problems": 3}
