@@ -123,7 +123,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     difficulty = port(DifficultyClient(actor) if actor is not None else None)
     pool, verdicts = port(spec.pool), port(judge)
     contexts = port(make_contexts(settings, spec.pool, judge))
-    store = FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share)
+    store = FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share, world, settings.checkpoint)
     rollouts = Rollouts(settings, pool, verdicts, contexts, learner)
     ports = Ports(
         pool=pool,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ductile.models.compose import ComposedPolicy
@@ -50,13 +50,12 @@ class Anchor:
                 average.lerp_(weights[name].float(), 1 - self._decay)
             self.policy.load_trainable(self._average)
 
-    def save(self, folder: Path) -> None:
-        """The average; nothing else is more than the learner keeps anyway."""
-        if self._average:
-            save_file(self._average, folder / "ema.safetensors")
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        """A copy of the average, as a file; nothing else is more than the learner keeps anyway."""
+        return {"ema.safetensors": _copied(self._average)} if self._average else {}
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `files` returned, written below `folder`."""
         if self._average:
             self._average = load_file(folder / "ema.safetensors")
             self.policy.load_trainable(self._average)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ductile.models.compose import ComposedPolicy
@@ -65,14 +65,12 @@ class Consolidation:
             self._fisher = {name: new + self._fisher.get(name, 0.0) for name, new in fisher.items()}
             self._latest = {name: tensor.clone() for name, tensor in weights.items()}
 
-    def save(self, folder: Path) -> None:
-        """Fisher information and its target; nothing before the first phase's end."""
-        if self._fisher:
-            save_file(self._fisher, folder / "fisher.safetensors")
-            save_file(self._latest, folder / "consolidated.safetensors")
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        """Fisher information and its target, as files; nothing before the first phase's end. `add` replaces both."""
+        return {"fisher.safetensors": self._fisher, "consolidated.safetensors": self._latest} if self._fisher else {}
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `files` returned, written below `folder`."""
         kept = bool(self._ewc) and (folder / "fisher.safetensors").exists()
         self._fisher = load_file(folder / "fisher.safetensors") if kept else {}
         self._latest = load_file(folder / "consolidated.safetensors") if kept else {}

@@ -134,19 +134,17 @@ class Holds:
                 self._kl = adapted_coefficient(self._kl, kl, target, completions, horizon)
         return metrics
 
-    def save(self, folder: Path) -> None:
-        """Write all of it below `folder`; rank 0 calls it."""
-        self._memory.save(folder)
-        self._consolidation.save(folder)
-        if self.anchor:
-            self.anchor.save(folder)
+    def files(self) -> dict[str, dict[str, Tensor]]:
+        """All of it for a checkpoint, file name -> tensors that stay as they are."""
+        average = self.anchor.files() if self.anchor else {}
+        return self._memory.files() | self._consolidation.files() | average
 
     def adapted(self) -> dict[str, float]:
         """What `load` needs in learner.json: the coefficient, where it is adapted."""
         return {"kl": self._kl} if self._objective.kl_target else {}
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote."""
+        """Go on from what `files` returned, written below `folder`, with `adapted` in learner.json."""
         self._consolidation.load(folder)
         if self.anchor:
             self.anchor.load(folder)

@@ -65,7 +65,7 @@ def restored_learner(
     model: torch.nn.Module | None = None,
     models: Path | None = None,
 ) -> PolicyLearner:
-    """The learner of a snapshot, with its optimizer where one process wrote it; of a model's weights; or of the base.
+    """The learner of a snapshot, whatever number of ranks wrote it; of a model's weights; or of the base.
 
     models: the run's folder for models, which branches may need. Raises `RuntimeError` when the weights do not fit the
     composition's trainable member.
@@ -74,14 +74,8 @@ def restored_learner(
     if snapshot is None:
         start = None if model is None else model.state_dict()
         return PolicyLearner(settings, composition, objective, lr, start, models=models)
-    if settings.learner.workers > 1:  # its engines' shards cannot be read by one process
-        now = recalled(_recorded(snapshot)["composition"], composition, models)
-        weights = load_file(snapshot / "weights.safetensors")
-        learner = PolicyLearner(settings, now, objective, lr, weights, composition, models)
-        learner._recall(snapshot)
-    else:
-        learner = PolicyLearner(settings, composition, objective, lr, models=models)
-        learner.load(snapshot)
+    learner = PolicyLearner(settings, composition, objective, lr, models=models)
+    learner.load(snapshot)
     return learner
 
 
@@ -318,28 +312,48 @@ class PolicyLearner:
         """The trainable member's state dict at the start of the phase, on the CPU. Not to be written to."""
         return self._phase_start
 
-    def save(self, folder: Path) -> None:
-        """Engine (weights and optimizer), version, and as safetensors the weights now and at the phase's start."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._engine.save(folder)
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            save_file(_untied(self._weights), folder / "weights.safetensors")
-            save_file(_untied(self._phase_start), folder / "phase_start.safetensors")
-            self._holds.save(folder)
-            if tensors := self._trainable.tensors(self._state):
-                save_file(_untied(tensors), folder / "trainable.safetensors")
-            document = {
-                "version": self.version,
-                "trainable": self._trainable.snapshot(),
-                "composition": self._record(self.composition),
-                "phase_start_composition": self._record(self.phase_start_composition),
-                "domain": self._domain,
-                "experts": {domain: self._record(composition) for domain, composition in self._kept.items()},
-            }
-            write_text(folder / "learner.json", json.dumps(document | self._holds.adapted()))
+    def capture(self) -> Callable[[Path], None]:
+        """Engine (weights and optimizer), version, and as safetensors the weights now and at the phase's start.
+
+        Only the engine's part is copied: every other tensor is replaced by a later step, and none is written to.
+        """
+        engine = self._engine.capture()
+        first, files, document = place()[0] == 0, self._files(), json.dumps(self._document())
+
+        def write(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            engine(folder)
+            if first:
+                for name, tensors in files.items():
+                    save_file(_untied(tensors), folder / name)
+                write_text(folder / "learner.json", document)
+
+        return write
+
+    def _files(self) -> dict[str, Mapping[str, Tensor]]:
+        """File name -> tensors, of what is beside the engine."""
+        tensors = self._trainable.tensors(self._state)
+        return {
+            "weights.safetensors": self._weights,
+            "phase_start.safetensors": self._phase_start,
+            **self._holds.files(),
+            **({"trainable.safetensors": tensors} if tensors else {}),
+        }
+
+    def _document(self) -> dict[str, Any]:
+        """What is not made of tensors."""
+        return {
+            "version": self.version,
+            "trainable": self._trainable.snapshot(),
+            "composition": self._record(self.composition),
+            "phase_start_composition": self._record(self.phase_start_composition),
+            "domain": self._domain,
+            "experts": {domain: self._record(composition) for domain, composition in self._kept.items()},
+            **self._holds.adapted(),
+        }
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote, which may be another composition than this one."""
+        """Go on from what `capture` wrote, by however many ranks, which may be another composition than this one."""
         composition = self._recalled(_recorded(folder)["composition"])
         if composition.models != self.composition.models:
             self.recompose(composition)
@@ -348,7 +362,7 @@ class PolicyLearner:
         self._read()
 
     def _recall(self, folder: Path) -> None:
-        """Read what `save` wrote beside the engine and the weights."""
+        """Read what `capture` wrote beside the engine and the weights."""
         self._phase_start = load_file(folder / "phase_start.safetensors")
         self._holds.start_phase(self._phase_start)
         document = _recorded(folder)

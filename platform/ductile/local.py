@@ -27,7 +27,7 @@ def local_ports(
     """Ports around a learner. folder: of the run's checkpoints; memory: of measurements of the base."""
     judge, pool = LocalJudge(), LocalPool(settings.model.dtype)
     difficulty, contexts = DifficultyTable(settings.difficulty), make_contexts(settings, pool, judge)
-    store = FolderStore(folder, memory)
+    store = FolderStore(folder, memory, settings=settings.checkpoint)
     make = partial(branch_learner, settings, variant, learner.origin, models=learner.models)
     return Ports(
         pool=pool,

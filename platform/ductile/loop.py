@@ -12,13 +12,14 @@ from typing import Any
 from ductile.branch import Branches
 from ductile.config import RunSettings
 from ductile.identity import Identity
+from ductile.manifest import WrongCheckpoint
 from ductile.measure import Measure
 from ductile.memory import remember
 from ductile.metrics import check_declared, segment
 from ductile.plan import Phase, Plan, make_plan
 from ductile.ports import PolicyRef, Stopped, Tracker
 from ductile.schedule import due_steps
-from ductile.state import State, WrongCheckpoint, resume, save
+from ductile.state import State, resume, save
 from ductile.step import Ports, publish, train_step
 from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
@@ -31,8 +32,15 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
 
     A run that was interrupted goes on from its latest checkpoint, and one that is finished returns at once.
     A checkpoint of another identity is refused with `WrongCheckpoint`. A run that is asked to stop ends its step,
-    writes a checkpoint and raises `Stopped`.
+    writes a checkpoint and raises `Stopped`. However it ends, nothing is being written when it does.
     """
+    try:
+        return _run(settings, variant, ports, identity)
+    finally:
+        ports.store.close()
+
+
+def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identity) -> list[dict[str, Any]]:
     plan = make_plan(settings, ports.resolve)
     ports.tracker.artifact("plan.json", json.dumps([_describe(phase) for phase in plan.phases], indent=1))
     state = resume(ports, identity)
@@ -72,7 +80,7 @@ def run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identit
             policy, metrics = train_step(settings, variant, phase, ports, policy, stream, state.step, state.budget)
             state.step += 1
             state.total += 1
-            metrics["phase/index"] = state.phase
+            metrics |= {"phase/index": state.phase, **ports.store.metrics()}
             _report(ports.tracker, metrics, plan, phase, state)
             if state.step in due:
                 measure.inside(state, policy)

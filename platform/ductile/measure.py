@@ -130,7 +130,7 @@ class Measure:
         """The branches of the boundary that is being measured; None when they go on beside the run."""
         boundary = len(state.boundaries)
         if boundary:
-            self.ports.store.snapshot(snapshot_name(boundary), self.ports.learner.save)
+            self.ports.store.snapshot(snapshot_name(boundary), self.ports.learner.capture())
         if self.settings.probe.branch.beside:
             self.branches.submit(*self._begin(boundary))
             state.pending.append(boundary)

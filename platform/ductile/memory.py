@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ductile.config import RunSettings
 from ductile.plan import Phase, ResolveDomain, draw
@@ -54,17 +54,18 @@ class Memory:
             )
         )
 
-    def save(self, folder: Path) -> None:
-        """Write the rows; nothing where there are none."""
-        if self.rows:
-            parts = [part for row in self.rows for part in row]
-            lengths = torch.tensor([len(part) for part in parts])
-            tokens = torch.from_numpy(np.concatenate(parts).astype(np.int32))
-            save_file({"lengths": lengths, "tokens": tokens}, folder / "memory.safetensors")
+    def files(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Name of a file -> the tensors in it, for a checkpoint; nothing where there are no rows."""
+        if not self.rows:
+            return {}
+        parts = [part for row in self.rows for part in row]
+        lengths = torch.tensor([len(part) for part in parts])
+        tokens = torch.from_numpy(np.concatenate(parts).astype(np.int32))
+        return {"memory.safetensors": {"lengths": lengths, "tokens": tokens}}
 
     @classmethod
     def load(cls, folder: Path) -> Memory:
-        """What `save` wrote."""
+        """What `files` returned, written below `folder`."""
         path = folder / "memory.safetensors"
         if not path.exists():
             return cls()

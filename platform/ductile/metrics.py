@@ -79,6 +79,7 @@ SECTIONS = {
     "time": "",
     "budget": "",
     "cost": "",
+    "checkpoint": "Checkpoints: in the steps after one was begun, written or missed.",
     "pretrain": "Pretraining: a base model built from scratch.",
 }
 """What each first part of a name covers, in the order of the page; empty: listed under the one before."""
@@ -365,6 +366,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("alphas/new/<alpha>", "rate", "pass rate on the plan's phases of the same weights composed with this alpha"),
     Metric("alphas/kl_reverse_prior/<alpha>", "nats/token", "exact KL(policy at this alpha || base) on its completions of prior-skill prompts"),
     Metric("budget/trained_tokens", "tokens", "completion tokens trained on since the run began"),
+    Metric("checkpoint/waited_s", "s", "time that steps waited for checkpoints: to copy what is written, and for the one before"),
+    Metric("checkpoint/bytes", "bytes", "size of the checkpoints that were completed"),
+    Metric("checkpoint/failures", "count", "tries to write or copy one that a disk or store refused; the run goes on and tries again"),
     Metric("pretrain/loss", "nats/token", "cross-entropy over the tokens of the worked solutions"),
     Metric("pretrain/grad_norm", "norm", "gradient norm before clipping"),
     Metric("pretrain/lr", "rate", "learning rate"),

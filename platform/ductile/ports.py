@@ -223,18 +223,22 @@ class Learner(Protocol):
     def phase_start_weights(self) -> Mapping[str, Any]:
         """The trainable member's state dict at the last `start_phase`, on the CPU; before any, the first weights."""
 
-    def save(self, folder: Path) -> None:
-        """Write weights, those at the start of the phase, optimizer and version below `folder`: a snapshot."""
+    def capture(self) -> Callable[[Path], None]:
+        """Weights, those at the start of the phase, optimizer and version as they are now: a snapshot.
+
+        What is returned writes them below a folder. It may be called later and in another thread, meanwhile the
+        learner goes on; of several ranks each writes its own files, without waiting for another.
+        """
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote."""
+        """Read back what `capture` wrote, by however many ranks and by whichever engine."""
 
 
 @dataclass(frozen=True)
 class BranchRequest:
     """A branch: training for the budget of `probe.branch` on a learner that is then thrown away.
 
-    snapshot:   folder that `Learner.save` wrote, where it starts from; None: the fresh base
+    snapshot:   folder that `Learner.capture` wrote, where it starts from; None: the fresh base
     mode:       rl, or sft (worked solutions)
     optimizer:  reset, or carried: with the snapshot's optimizer state
     repetition: from 0; another one asks the same problems in another order and samples anew
@@ -342,13 +346,29 @@ class Store(Protocol):
     def latest(self) -> Path | None:
         """The newest complete checkpoint's folder, or None."""
 
-    def save(self, write: Any) -> None:
-        """`write(folder)` fills a new folder; it becomes the latest checkpoint in one atomic step or not at all."""
+    first: bool
+    """Whether this is the one of several ranks that writes what they all would write alike."""
+
+    def wait(self) -> None:
+        """Until the checkpoint that was begun is on disk, or could not be written. `save` waits for it too."""
+
+    def save(self, write: Callable[[Path], None], boundary: int | None = None) -> None:
+        """Begin a checkpoint: `write(folder)` fills a new folder, at once or in a thread of its own.
+
+        It becomes the latest one in one atomic step or not at all. boundary: how many phases ended at it, where it is
+        one of those. A disk that is full does not raise here: see `flush`.
+        """
 
     def flush(self) -> None:
-        """Wait until every saved checkpoint is on disk; raises what kept it from it."""
+        """Wait until the last checkpoint is on disk, trying again where it is not; raises what keeps it from it."""
 
-    def snapshot(self, name: str, write: Any) -> Path:
+    def close(self) -> None:
+        """No thread writes below the run's folder any more. A checkpoint that waits for a lost rank is given up."""
+
+    def metrics(self) -> dict[str, float]:
+        """`checkpoint/...` since it was asked last."""
+
+    def snapshot(self, name: str, write: Callable[[Path], None]) -> Path:
         """`write(folder)` fills a new folder that is there whole or not at all; one of the same name is replaced."""
 
     def find_snapshot(self, name: str) -> Path:

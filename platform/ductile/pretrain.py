@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ductile.checkpoint import FolderStore
+from ductile.checkpoint import FolderStore, write_text
 from ductile.config import ArchitectureSettings, MixtureSettings, ModelSettings, PretrainSettings
 from ductile.contexts.teaching import Teaching
 from ductile.domains import WorkedDomain, make_domain
+from ductile.engines.shards import Saved, captured, whole_shards, writer
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.rl.batch import pad_rows
@@ -235,8 +236,13 @@ def _publish(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder
 
 
 def _save(store: FolderStore, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    store.save(lambda folder: torch.save(state, folder / "pretrain.pt"))
+    write = writer(captured(whole_shards(model), optimizer.state, {}), 0, 1)
+
+    def write_all(folder: Path) -> None:
+        write(folder)
+        write_text(folder / "pretrain.json", json.dumps({"step": step}))
+
+    store.save(write_all)
 
 
 def _load(store: FolderStore, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> int:
@@ -244,10 +250,9 @@ def _load(store: FolderStore, model: LlamaForCausalLM, optimizer: torch.optim.Op
     latest = store.latest()
     if latest is None:
         return 0
-    state = torch.load(latest / "pretrain.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    with Saved(latest) as saved:
+        saved.restore(whole_shards(model), optimizer.state)
+    return int(json.loads((latest / "pretrain.json").read_text())["step"])
 
 
 @contextmanager

@@ -12,7 +12,11 @@ from safetensors.numpy import load_file, save_file
 
 from ductile.checkpoint import write_text
 from ductile.identity import Identity
+from ductile.manifest import WrongCheckpoint
 from ductile.step import Ports
+
+VERSION = 1
+"""Of `state.json`."""
 
 
 @dataclass
@@ -39,10 +43,6 @@ class State:
             self.budget[name] = self.budget.get(name, 0) + value
 
 
-class WrongCheckpoint(RuntimeError):
-    """The checkpoint belongs to another model, plan, variant or seed."""
-
-
 def snapshot_name(boundary: int) -> str:
     """The name under which the store keeps the learner of a boundary for its branches."""
     return f"boundary-{boundary}"
@@ -54,22 +54,33 @@ def drop_done(ports: Ports, pending: Sequence[int]) -> None:
 
 
 def save(ports: Ports, state: State, identity: Identity) -> None:
-    """Make the latest checkpoint."""
-
-    def write(folder: Path) -> None:
-        ports.learner.save(folder / "learner")
-        save_file(dict(ports.difficulty.snapshot()), folder / "difficulty.safetensors")
-        save_file(dict(ports.reestimation.snapshot()), folder / "reestimation.safetensors")
-        document = {
+    """Begin the checkpoint of this moment: what later steps change is copied before this returns."""
+    ports.store.wait()
+    learner = ports.learner.capture()
+    arrays = {
+        "difficulty.safetensors": dict(ports.difficulty.snapshot()),
+        "reestimation.safetensors": dict(ports.reestimation.snapshot()),
+    }
+    document = json.dumps(
+        {
+            "version": VERSION,
             "fingerprint": identity.run,
             "state": asdict(state),
             "course": ports.course.snapshot(),
             "contexts": ports.contexts.snapshot(),
             "tracker": ports.tracker.position(),
         }
-        write_text(folder / "state.json", json.dumps(document))
+    )
+    first = ports.store.first
 
-    ports.store.save(write)
+    def write(folder: Path) -> None:
+        learner(folder / "learner")
+        if first:
+            for name, tensors in arrays.items():
+                save_file(tensors, folder / name)
+            write_text(folder / "state.json", document)
+
+    ports.store.save(write, None if state.step else state.phase)
 
 
 def resume(ports: Ports, identity: Identity) -> State:
@@ -78,6 +89,11 @@ def resume(ports: Ports, identity: Identity) -> State:
     if folder is None:
         return State()
     document = json.loads((folder / "state.json").read_text())
+    if document["version"] > VERSION:
+        raise WrongCheckpoint(
+            f"{folder}/state.json has version {document['version']}, and this Ductile reads up to {VERSION}; install "
+            f"the one that wrote it, or change `output` to begin anew"
+        )
     if document["fingerprint"] != identity.run:
         raise WrongCheckpoint(
             f"{folder} was written by a run with another model, plan, variant, seed or setting "

@@ -125,7 +125,7 @@ def test_learner_that_was_saved_and_loaded_is_held_as_if_it_never_stopped(
 ) -> None:
     run = make(HOLDS[hold])
     advance(run)
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     resumed = make(HOLDS[hold])
     resumed.load(tmp_path)
     for stream in "de":
@@ -199,7 +199,7 @@ def test_average_follows_the_weights_after_every_optimizer_step_and_branches_beg
     anchor = learner._holds.anchor
     assert anchor is not None
     assert torch.allclose(flat(anchor.policy.trainable.state_dict()).double(), expected, rtol=0, atol=1e-6)
-    learner.save(tmp_path)
+    learner.capture()(tmp_path)
     settings, request = learner._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), learner.composition, request)
     assert branch._holds.anchor is not None
@@ -287,7 +287,7 @@ def test_branch_is_pulled_to_the_base_and_not_to_its_own_start(make: Make, tmp_p
     base = flat(run.weights())
     for stream in "abc":
         run.update(batch_of(run, stream))
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     settings, request = run._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     start = flat(branch.weights())
@@ -301,7 +301,7 @@ def test_branch_keeps_the_fisher_information_of_the_run(make: Make, tmp_path: Pa
     run.consolidate(groups_of(run, "fisher"))
     target = flat(run.weights())
     run.update(batch_of(run, "b"))
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     settings, request = run._settings, BranchRequest(str(tmp_path), "rl", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     start = flat(branch.weights())
@@ -314,7 +314,7 @@ def test_branch_keeps_the_fisher_information_of_the_run(make: Make, tmp_path: Pa
 def test_supervised_branch_is_held_by_nothing(make: Make, tmp_path: Path) -> None:
     run = make(HOLDS["all"])
     advance(run)
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     settings, request = run._settings, BranchRequest(str(tmp_path), "sft", "reset", 0)
     branch = branch_learner(settings, make_variant(settings.variant), run.composition, request)
     before = flat(branch.weights())

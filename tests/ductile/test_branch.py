@@ -230,7 +230,7 @@ def test_snapshot_is_compared_with_the_base_of_its_mode_and_repetition(tmp_path:
 def test_plasticity_of_a_snapshot_needs_no_run(bench: Callable[..., Bench], tmp_path: Path) -> None:
     made = bench(seeds=2)
     learner = made.make(BranchRequest(None, "sft", "reset", 0))
-    learner.save(tmp_path / "snapshot")  # the base itself
+    learner.capture()(tmp_path / "snapshot")  # the base itself
     store = FolderStore(tmp_path / "run", tmp_path / "memory")
     arms = Branches(made.settings.probe.branch, made.local(), store, "key").measured(tmp_path / "snapshot", None)
     for sides in arms.values():

@@ -156,7 +156,7 @@ def test_silent_groups_pull_the_low_drift_learner_towards_the_anchor(
     away = make()
     for stream in "abc":
         away.update(batch_of(away, stream))
-    away.save(tmp_path)
+    away.capture()(tmp_path)
     learner = branch_of(
         make(LOW_DRIFT | {"kl_estimator": estimator}, lr=3e-3), tmp_path
     )  # the moved weights with a fresh optimizer: no momentum of what moved them
@@ -227,7 +227,7 @@ def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_ru
     for learner in (run, straight):
         learner.update(first)
     before = copied(run.weights())
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     branch = branch_of(run, tmp_path)
     assert same(branch.weights(), before)
     branch.start_phase("domain")
@@ -237,7 +237,7 @@ def test_branch_starts_from_the_weights_with_a_fresh_optimizer_and_leaves_the_ru
     assert untimed(run.update(third)) == untimed(straight.update(third))
     assert same(run.weights(), straight.weights())
 
-    straight.save(tmp_path)
+    straight.capture()(tmp_path)
     second_branch = branch_of(straight, tmp_path)
     change = distance(second_branch.weights(), straight.weights())
     metrics = second_branch.update(second)
@@ -256,7 +256,7 @@ def test_learner_that_was_saved_and_loaded_goes_on_as_if_it_never_stopped(
     run.update(batch_of(run, "a"))
     run.start_phase("domain")
     run.update(batch_of(run, "b"))
-    run.save(tmp_path / "checkpoint")
+    run.capture()(tmp_path / "checkpoint")
     resumed = make(variant)
     resumed.load(tmp_path / "checkpoint")
     assert resumed.version == 2 and same(resumed.weights(), run.weights())
@@ -268,7 +268,7 @@ def test_learner_that_was_saved_and_loaded_goes_on_as_if_it_never_stopped(
 def test_branch_that_carries_the_optimizer_goes_on_as_the_run_would(make: Make, tmp_path: Path) -> None:
     run = make()
     run.update(batch_of(run, "a"))
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     batch = batch_of(run, "b")
     carried, reset = branch_of(run, tmp_path, optimizer="carried"), branch_of(run, tmp_path)
     for learner in (run, carried, reset):
@@ -285,7 +285,7 @@ def test_branch_on_worked_solutions_has_its_own_learning_rate_also_with_the_runs
     make: Make, tmp_path: Path
 ) -> None:
     run = make(lr=1e-2)
-    run.save(tmp_path)  # an optimizer without any step: Adam's first moves each weight by the learning rate
+    run.capture()(tmp_path)  # an optimizer without any step: Adam's first moves each weight by the learning rate
     object.__setattr__(run._settings.probe.branch, "sft_lr", 1e-4)
     for optimizer in ("reset", "carried"):
         branch = branch_of(run, tmp_path, "sft", optimizer)
@@ -307,7 +307,7 @@ def test_weights_at_the_start_of_the_phase_survive_a_checkpoint(
     run.start_phase("domain")
     second = copied(run.weights())
     run.update(batch_of(run, "b"))
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     resumed = make(variant)
     resumed.load(tmp_path)
     assert same(resumed.phase_start_weights(), second) and not same(second, run.weights())
@@ -426,7 +426,7 @@ def test_base_weights_are_the_folder_s_also_on_a_branch_from_elsewhere(
 ) -> None:
     learner = make()
     learner.update(batch_of(learner, "a"))
-    learner.save(tmp_path)
+    learner.capture()(tmp_path)
     branch, saved = branch_of(learner, tmp_path), load_model(tiny_llama(0), "float32").state_dict()
     assert same(branch.base_weights(), saved) and same(learner.base_weights(), saved)
     assert not same(branch.weights(), saved)

@@ -110,9 +110,14 @@ class CountingLearner:
     def phase_start_weights(self) -> Mapping[str, Any]:
         return {"version": self.started}
 
-    def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "version").write_text(str(self.version))
+    def capture(self) -> Callable[[Path], None]:
+        version = str(self.version)
+
+        def write(folder: Path) -> None:
+            folder.mkdir(parents=True)
+            (folder / "version").write_text(version)
+
+        return write
 
     def load(self, folder: Path) -> None:
         self.version = int((folder / "version").read_text())

@@ -284,7 +284,7 @@ def test_branch_after_a_phase_begins_with_the_switch(tiny_folder: str, tmp_path:
         RunSettings, {**VALUES, "switch": {"fusion": 0.0, "optimizer": "reset"}, "probe": {"branch": branch}}
     )
     ports, _ = trained(wanted, tiny_folder, tmp_path)
-    ports.learner.save(tmp_path / "snapshot")
+    ports.learner.capture()(tmp_path / "snapshot")
     variant = make_variant(wanted.variant)
 
     def end_of(request: BranchRequest) -> dict[str, Any]:

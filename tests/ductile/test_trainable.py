@@ -219,7 +219,7 @@ def test_resumed_learner_goes_on_over_phases_as_if_it_never_stopped(make: Make, 
     run = trained(make(KINDS[kind], **options), "a")
     run.switch_adapters()
     trained(run, "b")
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     resumed = make(KINDS[kind], **options)
     resumed.load(tmp_path)
     for domain in ("b", "a"):
@@ -239,7 +239,7 @@ def test_branch_begins_at_the_snapshot_and_meets_its_own_domain(
     make: Make, tmp_path: Path, kind: str, optimizer: str
 ) -> None:
     run = trained(trained(make(KINDS[kind]), "a"), "b")
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     before = copied(run.weights())
     branch = branch_of(run, tmp_path, optimizer)
     assert same(branch.weights(), before) and same(branch._state, run._state)
@@ -255,7 +255,7 @@ def test_branch_begins_at_the_snapshot_and_meets_its_own_domain(
 
 def test_branch_of_a_run_that_resets_its_adapters_can_begin_with_the_frozen_base(make: Make, tmp_path: Path) -> None:
     run = trained(make(LORA, switch="reset"), "a")
-    run.save(tmp_path)
+    run.capture()(tmp_path)
     branch = branch_of(run, tmp_path)
     branch.switch_adapters()
     assert same(branch.weights(), make(LORA).weights()) and not same(branch.weights(), run.weights())

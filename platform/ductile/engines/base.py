@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
+from ductile.engines.shards import Write, untied
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,14 @@ class Engine(Protocol):
     def clear_moments(self, masks: Mapping[str, Tensor]) -> None:
         """Both moments become 0 where a mask is True; step counts stay. masks: parameter name -> bool, its shape."""
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer below `folder`. Every rank calls it."""
+    def capture(self) -> Write:
+        """Copy this rank's part of weights and optimizer. Every rank calls it, and may write in a thread of its own."""
 
     def load(self, folder: Path) -> None:
-        """Read back what `save` wrote; the learning rates stay the engine's own."""
+        """Read what all ranks of some engine wrote, of either kind; the learning rates stay the engine's own.
 
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state beside its step count."""
+        Every rank calls it. Raises `shards.WrongEngine` when the files are not of this module, or not all there.
+        """
 
 
 @torch.no_grad()
@@ -87,22 +87,8 @@ def adamw(module: nn.Module, settings: LearnerSettings, lr: float, fast: Fast | 
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=settings.weight_decay)
 
 
-def rates(optimizer: torch.optim.Optimizer) -> list[float]:
-    """Learning rate of each group."""
-    return [group["lr"] for group in optimizer.param_groups]
-
-
-def set_rates(optimizer: torch.optim.Optimizer, lrs: list[float]) -> None:
-    """Put back what `rates` returned, after another's state was loaded."""
-    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-        group["lr"] = lr
-
-
 @torch.no_grad()
 def copy_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Write a state dict into a module in place; of names that are tied the first one counts."""
-    held = module.state_dict()
-    first = {name for name, _ in module.named_parameters()}
-    tied = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
-    for name in held.keys() - tied:
-        held[name].copy_(weights[name])
+    for name, held in untied(module).items():
+        held.copy_(weights[name])

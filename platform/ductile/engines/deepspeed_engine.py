@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import FAST, MOMENTS, Fast, adamw, copy_into, forget, rates, set_rates
+from ductile.engines.base import FAST, Fast, adamw, copy_into, forget
+from ductile.engines.shards import MOMENTS, Saved, Shard, Write, captured, untied, writer
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
@@ -26,28 +26,6 @@ warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureW
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # DeepSpeed's shared-memory collectives would be compiled at start-up; gloo needs no compiler and no half minute.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What of a parameter this rank's optimizer holds: numbers `offset` and following of the flattened parameter.
-
-    owner: the tensor that the optimizer steps, float32; the shard is `size` numbers of it from `start`.
-    """
-
-    name: str
-    owner: Tensor
-    start: int
-    offset: int
-    size: int
-
-    def of(self, held: Tensor) -> Tensor:
-        """The shard's part of the owner, or of one of its moments: a view."""
-        return held.detach().view(-1).narrow(0, self.start, self.size)
-
-    def cut(self, whole: Tensor) -> Tensor:
-        """The shard's part of a tensor of the parameter's shape."""
-        return whole.reshape(-1).narrow(0, self.offset, self.size).to(self.owner.device)
 
 
 class DeepSpeedEngine:
@@ -61,8 +39,7 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         optimizer = adamw(module, settings, lr, fast)
-        self._stage, self._lrs = settings.zero, rates(optimizer)
-        self._world = dist.get_world_size()
+        self._stage, self._world = settings.zero, dist.get_world_size()
         self._engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=parameters,
@@ -90,15 +67,13 @@ class DeepSpeedEngine:
     def weights(self) -> Mapping[str, Tensor]:
         """A copy on the CPU, in float32; at ZeRO 3 the shards are gathered from all ranks."""
         module = self._engine.module
-        parameters = list(module.parameters()) if self._stage == 3 else []
-        with deepspeed.zero.GatheredParameters(parameters, enabled=self._stage == 3):
+        with self._gathered(list(module.parameters())):
             return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The model's own copy, and the one that the optimizer steps; at ZeRO 3 rank 0's are given out again."""
         module = self._engine.module
-        parameters = list(module.parameters()) if self._stage == 3 else []
-        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=0, enabled=self._stage == 3):
+        with self._gathered(list(module.parameters()), modifier_rank=0):
             copy_into(module, weights)
         for shard in self._shards():
             shard.of(shard.owner).copy_(shard.cut(weights[shard.name]))
@@ -124,16 +99,34 @@ class DeepSpeedEngine:
             for moment in MOMENTS if shard.name in masks and state else ():
                 shard.of(state[moment]).masked_fill_(shard.cut(masks[shard.name]), 0.0)
 
-    def save(self, folder: Path) -> None:
-        """DeepSpeed's own checkpoint; at ZeRO 1 and above every rank writes its shard."""
-        self._engine.save_checkpoint(str(folder), tag="engine")
+    def capture(self) -> Write:
+        """Each rank's own shards; rank 0 those that all hold, and what is not trained."""
+        rank = dist.get_rank()
+        shards = list(self._shards()) if self._stage or rank == 0 else []
+        trained = {name for name, parameter in self._engine.module.named_parameters() if parameter.requires_grad}
+        beside = {name: held for name, held in untied(self._engine.module).items() if name not in trained}
+        with self._gathered([held for held in beside.values() if isinstance(held, nn.Parameter)]):
+            tensors = captured(shards, self._adamw().state, beside if rank == 0 else {})
+        return writer(tensors, rank, self._world)
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Raises `RuntimeError` when DeepSpeed finds nothing there that it can read."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag="engine")
-        if path is None:
-            raise RuntimeError(f"DeepSpeed could not load a checkpoint from {folder}")
-        set_rates(self._engine.optimizer, self._lrs)
+        """The model's own copy of each weight, then what the optimizer holds: see `Engine.load`.
+
+        At ZeRO 3 rank 0 reads a parameter and gives it out, one at a time: no rank needs room for all of them.
+        """
+        with Saved(folder) as saved:
+            for name, held in untied(self._engine.module).items():
+                parted = [held] if self._stage == 3 and isinstance(held, nn.Parameter) else []
+                with self._gathered(parted, modifier_rank=0):
+                    if not parted or dist.get_rank() == 0:
+                        held.copy_(saved.whole(name, held))
+            saved.restore(self._shards(), self._adamw().state)
+
+    def _gathered(self, parameters: list[nn.Parameter], modifier_rank: int | None = None) -> Any:
+        """These parameters whole on every rank, at ZeRO 3 where they are in parts."""
+        enabled = self._stage == 3 and bool(parameters)
+        return deepspeed.zero.GatheredParameters(parameters, modifier_rank=modifier_rank, enabled=enabled)
 
     def _adamw(self) -> torch.optim.Optimizer:
         """What `adamw` made, whatever DeepSpeed has wrapped it in."""

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import FAST, MOMENTS, Fast, adamw, copy_into, forget, rates, set_rates
+from ductile.engines.base import FAST, Fast, adamw, copy_into, forget
+from ductile.engines.shards import MOMENTS, Saved, Write, captured, untied, whole_shards, writer
 
 
 class TorchEngine:
@@ -20,7 +21,7 @@ class TorchEngine:
         self.module = module
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._optimizer = adamw(module, settings, lr, fast)
-        self._clip, self._lrs = settings.clip, rates(self._optimizer)
+        self._clip = settings.clip
         self._autocast = settings.precision == "bf16"
         if self._autocast:
             module.forward = torch.autocast(self._parameters[0].device.type, torch.bfloat16)(module.forward)  # type: ignore[method-assign]
@@ -65,15 +66,17 @@ class TorchEngine:
             for moment in MOMENTS if name in masks and state else ():
                 state[moment].masked_fill_(masks[name].to(state[moment].device), 0.0)
 
-    def save(self, folder: Path) -> None:
-        """One file; every rank holds the same and rank 0 writes it."""
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            state = {"module": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, folder / "engine.pt")
+    def capture(self) -> Write:
+        """Every rank holds the same; rank 0 writes it."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        shards, state = (list(whole_shards(self.module)), untied(self.module)) if rank == 0 else ([], {})
+        beside = {name: state[name] for name in state.keys() - {shard.name for shard in shards}}
+        return writer(captured(shards, self._optimizer.state, beside), rank, world)
 
+    @torch.no_grad()
     def load(self, folder: Path) -> None:
-        """Tensors and plain values only: `weights_only` refuses anything else in the file."""
-        state = torch.load(folder / "engine.pt", map_location="cpu", weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        set_rates(self._optimizer, self._lrs)
+        """In place, on every rank by itself."""
+        with Saved(folder) as saved:
+            for name, held in untied(self.module).items():
+                held.copy_(saved.whole(name, held))
+            saved.restore(whole_shards(self.module), self._optimizer.state)

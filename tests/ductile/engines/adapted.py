@@ -68,7 +68,7 @@ def run(part: str, engine: str, base: Path, folder: Path) -> dict[str, object]:
         learner.switch_adapters()
         learner.start_phase(domain)
         norms += [updated(learner, domain, seed) for seed in (1, 2)]
-    learner.save(folder)
+    learner.capture()(folder)
     if dist.is_initialized():
         dist.barrier()
     resumed = learner_of(part, engine, base)

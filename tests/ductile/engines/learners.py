@@ -99,7 +99,7 @@ def held(hold: str, kind: str, base: Path) -> dict[str, object]:
 
 def branch_of(learner: PolicyLearner, mode: str, optimizer: str, folder: Path) -> PolicyLearner:
     """From a snapshot that all ranks write together and read when it is whole."""
-    learner.save(folder)
+    learner.capture()(folder)
     if dist.is_initialized():
         dist.barrier()
     settings = learner._settings
@@ -142,7 +142,7 @@ def recomposed(kind: str, base: Path, snapshots: Path) -> dict[str, object]:
     proxy.switch(settings, None, "", SimpleNamespace(learner=learner))  # type: ignore[arg-type]
     fresh = flat(learner)
     learner.update(batch(1))
-    learner.save(snapshots / f"{kind}-recomposed")
+    learner.capture()(snapshots / f"{kind}-recomposed")
     if dist.is_initialized():
         dist.barrier()
     restored = make_learner(settings, proxy, base, base, snapshots / f"{kind}-models")

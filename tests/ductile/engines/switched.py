@@ -83,7 +83,7 @@ def stepped(kind: str, change: Callable[[Engine], None], folder: Path, precision
     change(engine)
     changed = flat(engine.weights())
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save(folder)
+    engine.capture()(folder)
     if dist.get_world_size() > 1:
         dist.barrier()
     update(engine, 2)
@@ -113,7 +113,7 @@ def load_then_clear(kind: str, folder: Path, precision: str) -> list[float]:
     update(engine, 0)
     update(engine, 1)
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save(folder)
+    engine.capture()(folder)
     if dist.get_world_size() > 1:
         dist.barrier()
     other = engine_of(kind, precision)

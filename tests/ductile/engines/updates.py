@@ -78,7 +78,7 @@ def resume(kind: str, folder: Path) -> dict[str, object]:
     folder.mkdir()
     first = engine_of(kind)
     update(first, 0, 0, 1)
-    first.save(folder)
+    first.capture()(folder)
     saved = plain(first)
     other = engine_of(kind)
     other.load(folder)
