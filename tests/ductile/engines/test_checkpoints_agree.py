@@ -1,4 +1,4 @@
-"""A checkpoint is gone on from at any number of ranks, at any ZeRO stage and by either engine, as if nothing had been."""
+"""A checkpoint is gone on from at any number of ranks and ZeRO stage, by either engine, as if nothing had been."""
 
 from __future__ import annotations
 
