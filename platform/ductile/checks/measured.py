@@ -71,12 +71,6 @@ def _pair_mistakes(settings: HeuristicsSettings) -> Iterator[str]:
 def branch_mistakes(settings: RunSettings) -> Iterator[str]:
     """Branches that could not be trained as they are asked to."""
     branch = settings.probe.branch
-    if "carried" in branch.optimizers and branch.beside and settings.learner.workers > 1:
-        yield (
-            f"probe.branch.optimizers: carried needs learner.workers at most 1 with probe.branch.beside=true "
-            f"(learner.workers is {settings.learner.workers}): a branch beside the run is one process, and cannot read "
-            f"an optimizer that was saved in shards by several"
-        )
     if settings.variant.reflector == "model" and settings.learner.workers > 1 and branch.domain and not branch.beside:
         yield (
             f"variant.reflector: model with learner.workers={settings.learner.workers} and branches in turn would ask "

@@ -1,6 +1,6 @@
 """Runs learners on every engine outside of the test process and writes what they did as JSON.
 
-    python learners.py BASE FOLDER      writes FOLDER/alone.json, FOLDER/rank-0.json and FOLDER/rank-1.json
+    python learners.py BASE FOLDER      writes FOLDER/alone.json, rank-0.json and rank-1.json, and then restored.json
 
 BASE is a Hugging Face folder. As in `updates.py`, DeepSpeed is imported once and the three processes are forked.
 """
@@ -180,6 +180,23 @@ def answers(base: Path, target: Path, store: str) -> None:
     target.write_text(json.dumps(answer))
 
 
+def restored_from(written: str, base: Path, folder: Path) -> dict[str, object]:
+    """What `run` saved before its branch, taken up by one process: its weights, and those after another update."""
+    found = {}
+    for kind in KINDS:
+        learner = learner_of(kind, base)
+        learner.load(folder / f"snapshots-{written}" / kind)
+        start, version = flat(learner), learner.version
+        learner.update(batch(3))
+        found[kind] = {"version": version, "start": start, "after": flat(learner)}
+    return found
+
+
+def restored(base: Path, folder: Path) -> None:
+    both = {written: restored_from(written, base, folder) for written in ("alone", "two")}
+    (folder / "restored.json").write_text(json.dumps(both))
+
+
 def one_of_two(base: Path, folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     answers(base, folder / f"rank-{rank}.json", "two")
@@ -193,7 +210,7 @@ def main(base: Path, folder: Path) -> int:
         (one_of_two, (base, folder, 0)),
         (one_of_two, (base, folder, 1)),
     ]
-    return fork_all(calls, TIMEOUT_S)
+    return fork_all(calls, TIMEOUT_S) or fork_all([(restored, (base, folder))], TIMEOUT_S)
 
 
 if __name__ == "__main__":

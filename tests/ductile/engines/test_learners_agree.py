@@ -43,6 +43,14 @@ def test_metrics_are_those_of_the_whole_batch(answers: dict[str, Any], kind: str
         assert found[step] == pytest.approx(expected[step], rel=1e-4, abs=1e-5), step
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_learner_that_two_ranks_saved_is_taken_up_by_one(answers: dict[str, Any], kind: str) -> None:
+    found, expected = answers["restored"]["two"][kind], answers["restored"]["alone"][kind]
+    assert found["version"] == expected["version"] == 1
+    assert found["start"] == answers["rank-0"]["fp32"][kind]["before_branch"]
+    assert np.array(found["after"]) == pytest.approx(np.array(expected["after"]), abs=1e-5)
+
+
 @pytest.mark.parametrize("process", RANKS)
 @pytest.mark.parametrize("kind", ["torch", "zero0", "zero1", "zero2", "zero3"])
 def test_learner_that_becomes_another_composition_is_that_of_plain_pytorch(
