@@ -1,9 +1,9 @@
 """What a run logs, on disk until MLflow has it: JSON lines, in segments, in a folder of the run's own.
 
 `<output>/journal/<run id>/NNNNNN.jsonl`: a line is appended with one write and never changed. A full segment is
-followed by a new one, and a segment that was delivered whole is deleted, so that the folder holds what MLflow lacks and little
-more. Each segment begins with a head that repeats what earlier ones said of the run. Who opens a journal again begins a
-new segment: nothing is ever written behind a line that a crash cut.
+followed by a new one, and a segment that was delivered whole is deleted, so that the folder holds what MLflow lacks and
+little more. Each segment begins with a head that repeats what earlier ones said of the run. Who opens a journal again
+begins a new segment: nothing is ever written behind a line that a crash cut.
 
 One process at a time has a journal: it holds a lock on `<run id>.lock`, which the system takes back when it dies.
 """

@@ -36,12 +36,12 @@ class FakeStore:
 
     def begin(
         self,
-        kind: str,  # noqa: ARG002
-        name: str,  # noqa: ARG002
-        settings: Mapping[str, Any],  # noqa: ARG002
+        kind: str,
+        name: str,
+        settings: Mapping[str, Any],
         key: str,
-        parent: str | None,  # noqa: ARG002
-        tags: Mapping[str, Any],  # noqa: ARG002
+        parent: str | None,
+        tags: Mapping[str, Any],
     ) -> str:
         self._write(f"id-{key}", "begin", lambda: self.statuses.update({f"id-{key}": "RUNNING"}))
         return f"id-{key}"
