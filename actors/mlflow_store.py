@@ -44,6 +44,8 @@ from ductile.report.records import RunRecord, phase_bands
 from ductile.settings import one_of
 from ductile.versions import versions
 
+__all__ = ["MlflowException", "MlflowStore", "NoSuchRun", "flatten", "read_sqlite_history"]
+
 KINDS = ("pretrain", "run", "compare", "sweep")
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}

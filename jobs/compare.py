@@ -41,7 +41,7 @@ def job() -> int:
         parent = ray.get(tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name))
         failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
-        report_at_end(first.tracking, Path(first.output), parent, folder / "report")
+    report_at_end(first.tracking, Path(first.output), parent, folder / "report")
     for name, reason in failed.items():
         log.error("failed: %s: %s", name, reason)
     return 1 if failed else 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from actors.mlflow_store import MlflowStore
+from actors.mlflow_store import MlflowException, MlflowStore
 from actors.tracker import TrackingError, tracking_uri
 from actors.tracking import FOLDER, Tracking, without_credentials
 from ductile.config import TrackingSettings
@@ -19,11 +20,17 @@ from jobs.tracked import await_delivery, await_mlflow
 
 log = logging.getLogger("ductile")
 
+LOOK_S = 5.0
+"""How long the report of a job waits for MLflow after the job's tracker did."""
+
 
 def report_at_end(tracking: TrackingSettings, output: Path, run_id: str, folder: Path) -> None:
-    """The report of what a job just did. An MLflow that went away does not fail the job: that is told instead."""
+    """The report of what a job just did, once its tracker is closed, which waited for MLflow as long as it may.
+
+    An MLflow that went away does not fail the job: that is told instead.
+    """
     try:
-        report(tracking, output, run_id, folder)
+        report(replace(tracking, patience_s=min(tracking.patience_s, LOOK_S)), output, run_id, folder)
     except TrackingError as error:
         log.error("no report yet: %s; make it later with python -m jobs.report run=%s", error, run_id)
 
@@ -38,6 +45,14 @@ def report(tracking: TrackingSettings, output: Path, run_id: str | None, folder:
     uri = tracking_uri(tracking, output)
     store = MlflowStore(uri, tracking.experiment)
     deliver_rest(store, uri, tracking, output)
+    try:
+        return _report(store, uri, output, run_id, folder)
+    except MlflowException as error:  # it went away meanwhile
+        address, told = without_credentials(uri), without_credentials(str(error))
+        raise TrackingError(f"tracking.uri: {address}: MLflow could not be read: {told}") from error
+
+
+def _report(store: MlflowStore, uri: str, output: Path, run_id: str | None, folder: Path | None) -> Path:
     run_id = run_id or store.newest_comparison()
     records = store.read_comparison(run_id)
     settings = store.read_settings(run_id)
