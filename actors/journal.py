@@ -34,7 +34,7 @@ Record = Mapping[str, Any]
 """What was logged: `do` (begin, metrics, text, file, tag, finish), `time` in milliseconds, and what `do` needs."""
 
 
-class JournalBusy(RuntimeError):
+class JournalBusy(OSError):
     """Another process has this run's journal."""
 
 
@@ -255,6 +255,12 @@ def journals(root: Path) -> list[str]:
         return []
     found = [path for path in root.iterdir() if path.is_dir() and _segments(path)]
     return [path.name for path in sorted(found, key=lambda path: (path.stat().st_mtime, path.name))]
+
+
+def untouched_s(root: Path, run_id: str) -> float:
+    """Seconds since a journal was last written; 0 when it is gone."""
+    times = [path.stat().st_mtime for path in (root / run_id).glob("[0-9]*.jsonl") if path.exists()]
+    return max(0.0, time.time() - max(times)) if times else 0.0
 
 
 def glance(root: Path, run_id: str) -> Told:

@@ -161,8 +161,8 @@ class RunTracker:
                     ) from error
                 if time.monotonic() + pause_s > deadline:
                     raise TrackingError(
-                        f"tracker: run {self.run_id}: the journal cannot be written ({_last_line(reason)}); make room "
-                        f"on its disk and start the same command again: the run goes on from its last checkpoint"
+                        f"tracker: run {self.run_id}: the journal cannot be written ({_last_line(reason)}); make "
+                        f"room on its disk and start the same command again: the run goes on from its checkpoint"
                     ) from reason
                 log.warning("run %s waits for its journal: %s", self.run_id, _last_line(reason))
                 time.sleep(pause_s)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.delivery import Aside, Refused, RunStore, deliver
-from actors.journal import Journal, JournalBusy, Record, Told, glance, journals, now, weight
+from actors.journal import Journal, JournalBusy, Record, Told, glance, journals, now, untouched_s, weight
 from ductile.config import TrackingSettings
 from ductile.metrics import legal
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 PAUSES_S = (0.5, 30.0)
 """The pause after a first failed write, doubled after each one that follows, and the longest pause."""
+
+LEFT_S = 60.0
+"""A journal that nobody holds and nobody wrote to for so long is left over: a tracker that died is back sooner."""
 
 FOLDER = "journal"
 """Of the journals, in the output folder."""
@@ -109,7 +112,7 @@ class Tracking:
         self._store_lock = threading.Lock()  # `begin` runs in the caller's thread, everything else in the writer's
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._take_over()
+        self._take_over(0.0)
         self._writer = threading.Thread(target=self._deliver_for_ever, name="tracker", daemon=True)
         self._writer.start()
 
@@ -205,7 +208,7 @@ class Tracking:
         that was taken from the sender. Raises `TrackingError` for a run that was not begun here, and `OSError`.
         """
         with self._lock:
-            if run_id not in self._runs:
+            if run_id not in self._runs and run_id not in journals(self._folder):
                 raise TrackingError(f"tracker: run {run_id} was not begun with this tracker")
             _, journal = self._open(run_id)
             journal.sync()
@@ -273,7 +276,7 @@ class Tracking:
     def settled(self) -> bool:
         """Whether MLflow has everything that was logged here, but for runs that other jobs still go on with."""
         with self._lock:
-            self._take_over()
+            self._take_over(LEFT_S)
             elsewhere = [glance(self._folder, run_id) for run_id in journals(self._folder) if run_id not in self._runs]
             ending = [told for told in elsewhere if told.status != "RUNNING" and self._is_here(told)]
             return not ending and not self.health()["pending"]
@@ -291,14 +294,19 @@ class Tracking:
                     run.journal = None
         return health
 
-    def _take_over(self) -> None:
-        """Open the journals that an earlier job left, or this job's tracker before it died."""
+    def _take_over(self, left_s: float) -> None:
+        """Open the journals that an earlier job left that long ago, or this job's tracker before it died."""
         for run_id in journals(self._folder):
-            if run_id in self._runs or not self._is_here(glance(self._folder, run_id)):
+            if run_id in self._runs or untouched_s(self._folder, run_id) < left_s:
+                continue
+            if not self._is_here(glance(self._folder, run_id)):
                 continue
             try:
                 journal = Journal(self._folder, run_id, self._where)
             except JournalBusy:
+                continue
+            except OSError as error:
+                log.error("the journal of run %s cannot be opened: %s", run_id, error)
                 continue
             told = journal.told
             if not self._is_here(told):
@@ -332,7 +340,12 @@ class Tracking:
                 self._aside.add(journal.run_id, "refused", mistake, refused)
 
     def _deliver_for_ever(self) -> None:
+        looked = time.monotonic()
         while not self._stop.is_set():
+            if time.monotonic() - looked > LEFT_S:  # a job that was killed may have held its journals when ours began
+                looked = time.monotonic()
+                with self._lock:
+                    self._take_over(LEFT_S)
             if self._wake.wait(self._idle_s()):
                 self._wake.clear()
                 self._stop.wait(self._linger_s)  # more may be about to come
@@ -340,10 +353,10 @@ class Tracking:
                 if run.journal is not None and time.monotonic() >= run.next_try and not self._stop.is_set():
                     self._deliver(run_id, run, run.journal)
 
-    def _idle_s(self) -> float | None:
-        """Seconds until something that is pending may be tried; None when nothing is."""
+    def _idle_s(self) -> float:
+        """Seconds until something that is pending may be tried, and at most those between two looks for journals."""
         due = [run.next_try for run in self._runs.copy().values() if run.journal is not None and run.journal.values]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return min([LEFT_S, *(max(0.0, at - time.monotonic()) for at in due)])
 
     def _deliver(self, run_id: str, run: _Run, journal: Journal) -> None:
         aside = self._aside.counts(run_id)

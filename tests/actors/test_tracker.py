@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from actors import tracker as tracker_module
+from actors import tracking as tracking_module
 from actors.delivery import Refused
 from actors.journal import Journal, journals
 from actors.tracker import RunTracker, Sent, TrackerActor, TrackingError, tracking_uri
@@ -444,3 +445,14 @@ def test_journal_of_a_dead_process_is_taken_over(tracking, tmp_path):
     store = FakeStore()
     assert tracking(store).drain(5)
     assert store.logged == [("id-a", "loss", 1.0, 1)]
+
+
+def test_journal_that_was_held_when_a_job_began_is_delivered_once_it_is_left(tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_module, "LEFT_S", 0.05)
+    held = Journal(tmp_path / "journal", "id-a")
+    held.append({"do": "metrics", "values": {"loss": 1.0}, "step": 1, "time": 1})
+    store = FakeStore()
+    t = tracking(store)
+    assert t.health()["pending"] == 0
+    held.close()
+    wait_for(lambda: store.logged == [("id-a", "loss", 1.0, 1)])
