@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from actors.journal import Record, now
 from actors.tracking import Tracking, TrackingError, tracking_uri
@@ -152,8 +152,12 @@ class RunTracker:
                         return {"run_id": self.run_id, "step": position["step"]}
                     ray.get(self._hand_over(lacking, self._sent.unconfirmed[0][0]))
                     continue
-                except (ActorUnavailableError, OSError) as error:
-                    reason = error
+                except ActorUnavailableError as error:
+                    reason: Exception = error
+                except RayTaskError as error:
+                    if not isinstance(error.cause, OSError):
+                        raise error.cause from error
+                    reason = error.cause
                 except RayActorError as error:
                     raise TrackingError(
                         f"the tracker actor is gone for good, and metrics of run {self.run_id} since its last "
@@ -161,10 +165,10 @@ class RunTracker:
                     ) from error
                 if time.monotonic() + pause_s > deadline:
                     raise TrackingError(
-                        f"tracker: run {self.run_id}: the journal cannot be written ({_last_line(reason)}); make "
+                        f"tracker: run {self.run_id}: the journal cannot be written ({reason}); make "
                         f"room on its disk and start the same command again: the run goes on from its checkpoint"
                     ) from reason
-                log.warning("run %s waits for its journal: %s", self.run_id, _last_line(reason))
+                log.warning("run %s waits for its journal: %s", self.run_id, reason)
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 30.0)
 
@@ -176,8 +180,3 @@ class RunTracker:
 
     def _hand_over(self, records: list[Record], first: int) -> Any:
         return self.actor.take.remote(self.run_id, records, self._sent.sender, first, self._sent.confirmed)
-
-
-def _last_line(error: BaseException) -> str:
-    """What an error says, without the traceback that Ray puts before it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.exceptions import RayTaskError
 
 from actors import tracker as tracker_module
 from actors import tracking as tracking_module
@@ -335,6 +338,44 @@ def test_calls_that_were_lost_with_a_tracker_are_handed_over_again(wired):
     assert store.artifacts == {("id-a", "a.txt"): "text"}
 
 
+@given(st.lists(st.sampled_from(["log", "log", "lose", "position", "kill", "away", "back", "unanswered"]), max_size=40))
+def test_any_row_of_lost_calls_dead_trackers_and_failures_loses_nothing_and_writes_nothing_twice(
+    tmp_path_factory, events
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker_module.ray, "get", lambda value: value)
+        folder, store = tmp_path_factory.mktemp("journal"), FakeStore()
+        options = {"job": "j", "pauses_s": (0.001, 0.002), "linger_s": 0.0}
+        wire = Wire(Tracking(store, folder, **options))
+        run, steps = RunTracker(wire, begin(wire.tracking)), 0
+        for event in [*events, "back", "position"]:
+            if event in ("log", "lose"):
+                steps, wire.lose = steps + 1, event == "lose"
+                run.metrics({"loss": float(steps)}, steps)
+            elif event == "position":
+                assert run.position()["step"] == (steps or -1)
+            elif event == "kill":
+                kill(wire.tracking)
+                wire.tracking = Tracking(store, folder, **options)
+            elif event == "unanswered":
+                store.failures.append(-1)
+            else:
+                store.away = event == "away"
+        assert wire.tracking.drain(5)
+        assert store.logged == [("id-a", "loss", float(step), step) for step in range(1, steps + 1)]
+        wire.tracking.close()
+
+
+def kill(tracking):
+    """End it as its process would end: nothing is flushed or written, and the system takes its locks back."""
+    tracking._stop.set()
+    tracking._wake.set()
+    tracking._writer.join()
+    for run in tracking._runs.values():
+        if run.journal is not None:
+            os.close(run.journal._lock)
+
+
 def test_run_keeps_a_bounded_number_of_calls(wired):
     _, t, _, run = wired
     for step in range(1, 1001):
@@ -346,11 +387,13 @@ def test_run_keeps_a_bounded_number_of_calls(wired):
 def test_position_waits_for_a_full_disk_and_then_says_so(wired, monkeypatch):
     _, _, wire, run = wired
     run.metrics({"loss": 1.0}, 1)
-    wire.error = OSError(28, "No space left on device")
+    wire.error = RayTaskError("position", "Traceback ...", OSError(28, "No space left on device")).as_instanceof_cause()
     assert run.position()["step"] == 1
     monkeypatch.setattr(tracker_module, "PATIENCE_S", 0.0)
-    wire.error = OSError(28, "No space left on device")
-    with pytest.raises(TrackingError, match=r"journal cannot be written \(.*No space left on device\); make room"):
+    wire.error = RayTaskError("position", "Traceback ...", OSError(28, "No space left on device")).as_instanceof_cause()
+    with pytest.raises(
+        TrackingError, match=r"journal cannot be written \(\[Errno 28\] No space left on device\); make room"
+    ):
         run.position()
 
 
