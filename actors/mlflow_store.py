@@ -12,16 +12,20 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# MLflow's own defaults wait for minutes on a server that is gone; the tracker does the waiting.
+# MLflow's own defaults (7 retries of 120 s, and as long as a server's Retry-After says) hang for minutes on a server
+# that is gone; the tracker does the waiting.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
+os.environ.setdefault("MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT", "60")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+import requests
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -33,14 +37,22 @@ from mlflow.utils.validation import (
     MAX_PARAMS_TAGS_PER_BATCH,
 )
 
-from actors.tracking import Point
+from actors.delivery import Point, Refused
+from actors.tracking import without_credentials
 from ductile.metrics import segment
 from ductile.report.records import RunRecord, phase_bands
 from ductile.settings import one_of
 from ductile.versions import versions
 
+__all__ = ["MlflowException", "MlflowStore", "NoSuchRun", "flatten", "read_sqlite_history"]
+
 KINDS = ("pretrain", "run", "compare", "sweep")
 STATUSES = ("FINISHED", "FAILED", "KILLED")
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+"""MLflow's codes of errors that would come again. What a proxy or a broken database answers is not among them, nor are
+missing credentials: those are mended while the tracker waits."""
+REFUSED_STATUSES = {400, 404, 405, 411, 413, 414, 415, 422}
+"""HTTP statuses of the same kind, where artifacts go through MLflow's server or to a store of their own."""
 TOO_LONG = "see settings.yaml"
 """Stands for a parameter longer than MLflow takes."""
 
@@ -53,17 +65,23 @@ class MlflowStore:
     """Runs of one experiment. Used by one thread at a time."""
 
     def __init__(self, uri: str, experiment: str) -> None:
-        """Connect, and create the database (for SQLite) and the experiment where they do not exist yet."""
+        """Touches nothing yet: a run's metrics can be written when nobody can create an experiment."""
         for noisy in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.uri = uri
         self._database = _sqlite_file(uri)
-        if self._database:
-            self._database.parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=uri)
-        self._experiment = self._experiment_id(experiment)
+        self._name = experiment
+        self._made_client: MlflowClient | None = None
+        self._found_experiment: str | None = None
         self._held: dict[str, dict[int, frozenset[str]]] = {}  # run -> step -> metrics that MLflow has of it
         self._interned: dict[frozenset[str], frozenset[str]] = {}  # steps share few sets of names; each is kept once
+
+    def connect(self) -> None:
+        """Create the database (for SQLite) and the experiment where they do not exist yet.
+
+        Raises `Refused` for an experiment that is deleted, and MLflow's errors when it does not answer.
+        """
+        self._found_experiment = self._experiment_id(self._name)
 
     def begin(
         self,
@@ -82,7 +100,19 @@ class MlflowStore:
         """
         if kind not in KINDS:
             raise ValueError(one_of("kind", kind, KINDS, "kind"))
-        wanted = {**_own_tags(kind, settings), **_prefixed(tags or {})}
+        with _refusals():
+            return self._begin(kind, name, settings, key, parent, tags or {})
+
+    def _begin(
+        self,
+        kind: str,
+        name: str,
+        settings: Mapping[str, Any],
+        key: str,
+        parent: str | None,
+        tags: Mapping[str, Any],
+    ) -> str:
+        wanted = {**_own_tags(kind, settings), **_prefixed(tags)}
         wanted |= {"ductile.kind": kind, "ductile.key": key, "mlflow.runName": name}
         if parent:
             wanted["mlflow.parentRunId"] = parent
@@ -93,15 +123,28 @@ class MlflowStore:
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
             self.tag(run.info.run_id, wanted)
-            self._held[run.info.run_id] = self._read_held(run)
+            self._held[run.info.run_id] = self._read_held(run.info.run_id)
         run_id: str = run.info.run_id
         self._log_settings(run, settings)
         self.artifact_text(run_id, "versions.json", json.dumps(versions(), indent=1))
         return run_id
 
+    def reopen(self, run_id: str) -> None:
+        """The run goes on, whatever was said of its end before."""
+        with _refusals():
+            self._client.update_run(run_id, status="RUNNING")
+
     def log(self, run_id: str, points: Sequence[Point]) -> None:
         """Log the values that MLflow does not hold yet for their name and step; a repeated step has the same ones."""
-        held = self._held.setdefault(run_id, {})
+        with _refusals():
+            # Until it answered, MLflow may or may not have taken the points, and has to be asked.
+            held = self._held.pop(run_id, None)
+            if held is None:
+                held = self._read_held(run_id)
+            self._log(run_id, points, held)
+            self._held[run_id] = held
+
+    def _log(self, run_id: str, points: Sequence[Point], held: dict[int, frozenset[str]]) -> None:
         fresh: dict[tuple[str, int], Point] = {}
         for point in points:
             if point.name not in held.get(point.step, ()):
@@ -114,21 +157,25 @@ class MlflowStore:
 
     def artifact_text(self, run_id: str, name: str, content: str) -> None:
         """Keep a text as the artifact `name`, in place of an earlier one."""
-        self._client.log_text(run_id, content, name)
+        with _refusals():
+            self._client.log_text(run_id, content, name)
 
     def artifact_file(self, run_id: str, path: str) -> None:
         """Keep a copy of a file, under its own name."""
-        self._client.log_artifact(run_id, path)
+        with _refusals():
+            self._client.log_artifact(run_id, path)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        with _refusals():
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def finish(self, run_id: str, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
         if status not in STATUSES:
             raise ValueError(one_of("status", status, STATUSES, "status"))
-        self._client.set_terminated(run_id, status)
+        with _refusals():
+            self._client.set_terminated(run_id, status)
         self._held.pop(run_id, None)
 
     def newest_comparison(self) -> str:
@@ -137,7 +184,8 @@ class MlflowStore:
         for run in runs:
             return str(run.info.run_id)
         raise NoSuchRun(
-            f"tracking: {self.uri} has no comparison in this experiment; run one with `python -m jobs.compare`"
+            f"tracking: {without_credentials(self.uri)} has no comparison in this experiment; run one "
+            f"with `python -m jobs.compare`"
         )
 
     def read_comparison(self, parent: str | None = None) -> list[RunRecord]:
@@ -169,6 +217,21 @@ class MlflowStore:
         """The versions that the run was made with; empty when it has none."""
         return json.loads(self.read_text(run_id, "versions.json") or "{}")  # type: ignore[no-any-return]
 
+    @property
+    def _client(self) -> MlflowClient:
+        if self._made_client is None:
+            if self._database:
+                self._database.parent.mkdir(parents=True, exist_ok=True)
+            self._made_client = MlflowClient(tracking_uri=self.uri)
+        return self._made_client
+
+    @property
+    def _experiment(self) -> str:
+        if self._found_experiment is None:
+            self.connect()
+        assert self._found_experiment is not None
+        return self._found_experiment
+
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
@@ -181,9 +244,7 @@ class MlflowStore:
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
-            raise ValueError(
-                f"tracking.experiment: {name!r} is deleted in MLflow; restore it there or name another one"
-            )
+            raise Refused(f"tracking.experiment: {name!r} is deleted in MLflow; restore it there or name another one")
         return str(found.experiment_id)
 
     def _find(self, key: str) -> Run | None:
@@ -197,7 +258,9 @@ class MlflowStore:
         try:
             return self._client.get_run(run_id)
         except MlflowException as error:
-            raise NoSuchRun(f"tracking: no run {run_id} in {self.uri}") from error
+            if error.error_code not in REFUSALS:
+                raise
+            raise NoSuchRun(f"tracking: no run {run_id} in {without_credentials(self.uri)}") from error
 
     def _search(self, condition: str, newest_first: bool = False) -> Iterator[Run]:
         order, token = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"], None
@@ -222,9 +285,9 @@ class MlflowStore:
         if settings:
             self.artifact_text(run_id, "settings.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
 
-    def _read_held(self, run: Run) -> dict[int, frozenset[str]]:
+    def _read_held(self, run_id: str) -> dict[int, frozenset[str]]:
         held: dict[int, frozenset[str]] = {}
-        for name, history in self._history(run).items():
+        for name, history in self._history(run_id).items():
             for step, _ in history:
                 self._hold(held, step, name)
         return held
@@ -242,17 +305,17 @@ class MlflowStore:
             plan=tags.get("ductile.plan", ""),
             seed=int(seed) if seed.isdigit() else 0,
             status=run.info.status,
-            metrics=self._history(run),
+            metrics=self._history(run_id),
             boundaries=tuple(json.loads(self.read_text(run_id, "boundaries.json") or "[]")),
             phases=phase_bands(json.loads(self.read_text(run_id, "plan.json") or "[]")),
             audits=tuple(json.loads(self.read_text(run_id, "audits.json") or "[]")),
         )
 
-    def _history(self, run: Run) -> dict[str, tuple[tuple[int, float], ...]]:
+    def _history(self, run_id: str) -> dict[str, tuple[tuple[int, float], ...]]:
         """Every metric's (step, value) pairs by step."""
         if self._database:
-            return read_sqlite_history(self._database, run.info.run_id)
-        return self.read_client_history(run.info.run_id)
+            return read_sqlite_history(self._database, run_id)
+        return self.read_client_history(run_id)
 
     def read_client_history(self, run_id: str) -> dict[str, tuple[tuple[int, float], ...]]:
         """Every metric's (step, value) pairs by step, through MLflow's API: one call or more for each metric."""
@@ -260,6 +323,21 @@ class MlflowStore:
             name: tuple(sorted((m.step, m.value) for m in self._client.get_metric_history(run_id, name)))
             for name in sorted(self._client.get_run(run_id).data.metrics)
         }
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what would be refused again from what is worth trying again."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in REFUSALS:
+            raise Refused(f"{error.error_code}: {error}", whole="RESOURCE_DOES_NOT" in error.error_code) from error
+        raise
+    except requests.HTTPError as error:
+        if error.response is not None and error.response.status_code in REFUSED_STATUSES:
+            raise Refused(str(error)) from error
+        raise
 
 
 def read_sqlite_history(database: Path, run_id: str) -> dict[str, tuple[tuple[int, float], ...]]:

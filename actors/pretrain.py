@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from actors.tracker import RunTracker
 from ductile.config import ModelSettings
 from ductile.settings import as_plain
 
@@ -19,23 +20,25 @@ def build_model(settings: ModelSettings, which: str, cache: str, tracker: Any) -
     from ductile.pretrain import ensure_model, settings_key
 
     torch.set_num_threads(1)  # so that the model does not depend on the machine's number of cores
-    run_id = None
+    run: RunTracker | None = None
 
     def log(step: int, metrics: dict[str, float]) -> None:
-        nonlocal run_id
-        if run_id is None:
+        nonlocal run
+        if run is None:
             key = f"pretrain-{which}-{settings_key(settings, which)}"
             values = {"model": as_plain(settings)}
-            run_id = ray.get(tracker.begin.remote(kind="pretrain", name=f"pretrain {which}", settings=values, key=key))
-        tracker.metrics.remote(run_id, metrics, step)
-        tracker.progress.remote(run_id, phase="pretrain", step=step, steps=settings.pretrain.steps)
+            begun = tracker.begin.remote(kind="pretrain", name=f"pretrain {which}", settings=values, key=key)
+            run = RunTracker(tracker, ray.get(begun))
+        run.metrics(metrics, step)
+        run.progress(phase="pretrain", step=step, steps=settings.pretrain.steps)
 
     try:
         folder = ensure_model(settings, which, Path(cache), log)
     except Exception:
-        if run_id is not None:
-            ray.get(tracker.finish.remote(run_id, "FAILED"))
+        if run is not None:
+            ray.get(tracker.finish.remote(run.run_id, "FAILED"))
         raise
-    if run_id is not None:
-        ray.get(tracker.finish.remote(run_id, "FINISHED"))
+    if run is not None:
+        run.position()
+        ray.get(tracker.finish.remote(run.run_id, "FINISHED"))
     return str(folder)

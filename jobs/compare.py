@@ -20,7 +20,7 @@ from jobs.configure import compare_settings, parse
 from jobs.display import expect
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
 from jobs.grid import run_grid
-from jobs.reporting import report
+from jobs.reporting import report_at_end
 from jobs.usage import main_arguments
 
 log = logging.getLogger("ductile")
@@ -41,7 +41,7 @@ def job() -> int:
         parent = ray.get(tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name))
         failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
-        report(first.tracking, Path(first.output), parent, folder / "report")
+    report_at_end(first.tracking, Path(first.output), parent, folder / "report")
     for name, reason in failed.items():
         log.error("failed: %s: %s", name, reason)
     return 1 if failed else 0

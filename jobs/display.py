@@ -23,6 +23,12 @@ REFRESH_S = 0.5
 PLAIN_S = 10.0
 """Seconds between lines about a run when stderr is not a terminal."""
 
+BEHIND_S = 60.0
+"""Seconds between lines about an MLflow that is behind, when stderr is not a terminal."""
+
+LATE_S = 10.0
+"""An MLflow that lacks what was logged so many seconds ago is behind; a tracker writes a few times a second."""
+
 
 class Watch:
     """Progress of all runs, made from what the tracker was told. `total`: how many runs the job has, 0 unknown."""
@@ -78,18 +84,22 @@ def watch(tracker: Any) -> Iterator[None]:
 def _live(tracker: Any, done: threading.Event, console: Console) -> None:
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         while not done.wait(REFRESH_S):
-            rows = _ask(tracker)
+            rows, health = _ask(tracker)
             if rows is not None:
-                live.update(table(rows, time.monotonic()))
+                live.update(table(rows, time.monotonic(), behind(health)))
 
 
 def _plain(tracker: Any, done: threading.Event) -> None:
     told: dict[str, tuple[Any, ...]] = {}
     when: dict[str, float] = {}
-    over = False
+    over, late, late_told = False, "", 0.0
     while not over:
         over = done.wait(REFRESH_S)  # then one more look, for how the last runs ended
-        live, now = _ask(tracker), time.monotonic()
+        (live, health), now = _ask(tracker), time.monotonic()
+        was, late = late, behind(health) if health else late
+        if bool(was) != bool(late) or (late and now - late_told >= BEHIND_S):
+            late_told = now
+            print(late or "MLflow has everything again", file=sys.stderr, flush=True)
         if live is None:
             continue
         going = {row["run_id"]: row for row in _watch.rows(live, now)}
@@ -102,9 +112,17 @@ def _plain(tracker: Any, done: threading.Event) -> None:
                 print(line(going.get(run["run_id"], run)), file=sys.stderr, flush=True)
 
 
-def table(live: Sequence[Mapping[str, Any]], now: float) -> Table:
-    """The runs that go on, as a rich table under the summary."""
-    made = Table(title=_watch.summary(live), title_justify="left", box=None, pad_edge=False, header_style="dim")
+def behind(health: Mapping[str, Any] | None) -> str:
+    """How far MLflow is behind, in a few words; empty when it is not."""
+    if not health or not health["pending"] or health["pending_s"] < LATE_S:
+        return ""
+    return f"MLflow is {duration(health['pending_s'])} behind: {health['pending']:,} values wait on disk"
+
+
+def table(live: Sequence[Mapping[str, Any]], now: float, late: str = "") -> Table:
+    """The runs that go on, as a rich table under the summary. late: that MLflow is behind."""
+    title = "\n".join(filter(None, (_watch.summary(live), late)))
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
     for name, justify in (
         ("run", "left"), ("phase", "left"), ("step", "right"), ("pass rate", "right"),
         ("drift", "right"), ("tokens/s", "right"), ("left", "right"),
@@ -144,9 +162,10 @@ def _cells(run: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _ask(tracker: Any) -> list[dict[str, Any]] | None:
+def _ask(tracker: Any) -> tuple[list[dict[str, Any]] | None, dict[str, Any] | None]:
+    """The live rows and the health; None when the tracker does not answer now."""
     try:
-        rows: list[dict[str, Any]] = ray.get(tracker.live.remote(), timeout=5)
-        return rows
-    except RayError:  # shutting down, or busy: the next look may succeed, and the job itself notices a dead tracker
-        return None
+        rows, health = ray.get([tracker.live.remote(), tracker.health.remote()], timeout=5)
+    except RayError:  # shutting down, busy, or being started again: the next look may succeed
+        return None, None
+    return rows, health

@@ -17,12 +17,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
-from actors.tracker import TrackerActor, TrackingError, tracking_uri
+from actors.tracker import TrackingError
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
 from ductile.settings import SettingsError, as_plain, build
 from ductile.variants import make_variant
 from jobs.display import watch
+from jobs.tracked import close_tracker, start_tracker
 
 log = logging.getLogger("ductile")
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,36 +62,20 @@ def main(job: Callable[[], int]) -> None:
 def start(settings: RunSettings) -> Iterator[Any]:
     """Connect to Ray (the job's own, the cluster named, or a local one for as long as this lasts); yields the tracker.
 
-    On the way out, runs that still go on are marked KILLED, and what MLflow did not take is told.
+    On the way out, runs that still go on are marked KILLED, and what MLflow does not have is told.
     """
     _start_ray(settings)
-    uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
-        # On this node: its database and the folder for lost metrics are paths here.
+        # On this node: its database and the folder of its journals are paths here.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        spill = str(Path(settings.output) / "lost-metrics")
-        tracker = TrackerActor.options(scheduling_strategy=here).remote(uri, settings.tracking.experiment, spill)
-        ray.get(tracker.ready.remote())
+        tracker = start_tracker(settings, here)
         try:
             with watch(tracker):
                 yield tracker
         finally:
-            _close(tracker, spill)
+            close_tracker(tracker, settings)
     finally:
         ray.shutdown()
-
-
-def _close(tracker: Any, spill: str) -> None:
-    try:
-        for row in ray.get(tracker.live.remote()):
-            if row["status"] == "RUNNING":
-                ray.get(tracker.finish.remote(row["run_id"], "KILLED"))
-        health = ray.get(tracker.close.remote())
-    except RayActorError:
-        log.error("the tracker died: MLflow lacks what its queue held, and runs that went on still say RUNNING")
-        return
-    if health["lost"] or health["spilled"] or health["refused"]:
-        log.error("MLflow did not take everything: %s; see %s", health, spill)
 
 
 def share(settings: RunSettings, tracker: Any, needs_expert: bool, runs: int) -> Shared:

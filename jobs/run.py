@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.cell import Cell, execute, identity_of
 from jobs.configure import parse, run_settings
 from jobs.driver import absolute, main, needs_expert, share, start
-from jobs.reporting import report
+from jobs.reporting import report_at_end
 from jobs.usage import main_arguments
 
 
@@ -22,7 +22,7 @@ def job() -> int:
         identity = identity_of(settings, shared)
         folder = Path(settings.output) / f"{settings.name}-{identity.run}"
         run_id = execute(Cell(settings, identity, folder, identity.run, None), shared, slot=0)
-    report(settings.tracking, Path(settings.output), run_id, folder / "report")
+    report_at_end(settings.tracking, Path(settings.output), run_id, folder / "report")
     return 0
 
 

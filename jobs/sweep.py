@@ -52,8 +52,7 @@ def search_on(sweep: SweepSettings, settings: RunSettings, tracker: Any) -> dict
     parent = ray.get(tracker.begin.remote(kind="sweep", name=settings.name, settings=described, key=name))
     search = Search(sweep, settings, shared, folder, name, parent, runs)
     failed = run_trials(search)
-    for file in _report(search, failed):
-        tracker.artifact_file.remote(parent, str(file))
+    ray.get([tracker.artifact_file.remote(parent, str(file)) for file in _report(search, failed)])
     ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
     return failed
 

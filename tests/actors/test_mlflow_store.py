@@ -5,9 +5,17 @@ import time
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    ENDPOINT_NOT_FOUND,
+    INTERNAL_ERROR,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
 
+from actors.delivery import Point, Refused
 from actors.mlflow_store import TOO_LONG, MlflowStore, NoSuchRun, flatten, read_sqlite_history
-from actors.tracking import Point
 from ductile.config import RunSettings
 from ductile.report.records import PhaseBand
 from ductile.settings import as_plain, build
@@ -30,7 +38,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(database):
-    MlflowStore(f"sqlite:///{database}", "created-first")
+    MlflowStore(f"sqlite:///{database}", "created-first").connect()
     return MlflowClient(tracking_uri=f"sqlite:///{database}")
 
 
@@ -167,6 +175,62 @@ def test_step_repeated_in_the_same_process_is_logged_once(open_store, client):
     assert len(client.get_metric_history(run_id, "loss")) == 1
 
 
+def test_write_after_a_crash_asks_mlflow_what_it_holds_though_nobody_began_the_run(open_store, client):
+    first = open_store()
+    run_id = first.begin("run", "r", {}, "k")
+    first.log(run_id, points(("loss", 3.0, 1), ("loss", 2.0, 2)))
+    later = [Point(p.name, p.value, p.step, p.timestamp + 5000) for p in points(("loss", 2.0, 2), ("loss", 1.0, 3))]
+    open_store().log(run_id, later)
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
+def test_write_whose_answer_was_lost_is_not_made_twice(open_store, client, monkeypatch):
+    store = open_store()
+    run_id = store.begin("run", "r", {}, "k")
+
+    def answer_is_lost(*arguments, **named):
+        MlflowClient.log_batch(store._client, *arguments, **named)
+        raise ConnectionError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._client, "log_batch", answer_is_lost)
+        with pytest.raises(ConnectionError):
+            store.log(run_id, points(("loss", 3.0, 1)))
+    later = [Point("loss", 3.0, 1, 1_700_000_009_999), *points(("loss", 2.0, 2))]
+    store.log(run_id, later)
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [(1, 3.0), (2, 2.0)]
+
+
+def test_what_mlflow_would_refuse_again_is_told_from_what_is_worth_trying(open_store, monkeypatch):
+    store = open_store()
+    run_id = store.begin("run", "r", {}, "k")
+    with pytest.raises(Refused, match="INVALID_PARAMETER_VALUE") as refusal:
+        store.log(run_id, points(("illegal?", 1.0, 1)))
+    assert not refusal.value.whole
+    with pytest.raises(Refused, match="RESOURCE_DOES_NOT_EXIST") as refusal:
+        store.log("0" * 32, points(("loss", 1.0, 1)))
+    assert refusal.value.whole
+    for code in (TEMPORARILY_UNAVAILABLE, BAD_REQUEST, UNAUTHENTICATED, ENDPOINT_NOT_FOUND, INTERNAL_ERROR):
+        monkeypatch.setattr(store._client, "log_batch", raising(MlflowException("no", code)))
+        with pytest.raises(MlflowException, match="no"):
+            store.log(run_id, points(("loss", 1.0, 1)))
+
+
+def raising(error):
+    def call(*arguments, **named):
+        raise error
+
+    return call
+
+
+def test_finished_run_is_reopened(open_store, client):
+    store = open_store()
+    run_id = store.begin("run", "r", {}, "k")
+    store.finish(run_id, "KILLED")
+    store.reopen(run_id)
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
 def test_reopening_with_other_settings_keeps_the_first_and_says_what_changed(open_store, client):
     run_id = open_store().begin("run", "r", {"rollout": {"actors": 1}, "seed": 0}, "k")
     open_store().begin("run", "r", {"rollout": {"actors": 4}, "seed": 0, "extra": True}, "k")
@@ -260,7 +324,7 @@ def test_unknown_kind_status_and_key_are_refused(open_store):
 
 
 def test_deleted_experiment_is_named(open_store, client):
-    open_store("gone")
+    open_store("gone").connect()
     client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
-    with pytest.raises(ValueError, match=r"tracking\.experiment: 'gone' is deleted in MLflow"):
-        open_store("gone")
+    with pytest.raises(Refused, match=r"tracking\.experiment: 'gone' is deleted in MLflow"):
+        open_store("gone").connect()

@@ -72,7 +72,8 @@ def test_plain_lines_tell_how_a_run_ended_even_when_the_job_ends_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ended = [{**GOING, "status": "FINISHED"}, {**GOING, "run_id": "p", "name": "all", "kind": "compare"}]
-    looks = [None, ended]  # the tracker does not answer the first look
+    fine = {"pending": 0, "pending_s": 0.0}
+    looks = [(None, None), (ended, fine)]  # the tracker does not answer the first look
     monkeypatch.setattr(display, "_ask", lambda tracker: looks.pop(0))
     monkeypatch.setattr(display, "REFRESH_S", 0.01)
     done = threading.Event()

@@ -1,0 +1,132 @@
+"""A job's tracker: started when MLflow answers, and at the end waited for until MLflow has everything."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.tracker import TrackerActor, TrackingError, tracking_uri
+from actors.tracking import FOLDER, without_credentials
+from ductile.config import RunSettings, TrackingSettings
+from jobs.display import duration
+
+log = logging.getLogger("ductile")
+
+SQLITE_PATIENCE_S = 30.0
+"""A database file that cannot be opened is no server that may come back; another job may have locked it."""
+
+
+def start_tracker(settings: RunSettings, here: Any) -> Any:
+    """The tracker actor, once MLflow answered it. here: Ray's scheduling strategy of this node, where the journal is.
+
+    Raises `TrackingError` when MLflow does not answer for `tracking.patience_s`.
+    """
+    output = Path(settings.output)
+    uri = tracking_uri(settings.tracking, output)
+    arguments = (
+        uri,
+        settings.tracking.experiment,
+        str(output / FOLDER),
+        uuid.uuid4().hex,
+        settings.tracking.patience_s,
+    )
+    tracker = TrackerActor.options(scheduling_strategy=here).remote(*arguments)
+
+    def reach() -> str | None:
+        try:
+            error: str | None = ray.get(tracker.reach.remote())
+        except RayTaskError as error:  # without Ray's traceback
+            raise error.cause from None
+        return error
+
+    await_mlflow(reach, uri, settings.tracking)
+    return tracker
+
+
+def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSettings) -> None:
+    """Wait until MLflow answers, and say so. reach: None when it does, else the error.
+
+    Raises `TrackingError` when it does not within `tracking.patience_s`.
+    """
+    patience_s = min(tracking.patience_s, SQLITE_PATIENCE_S) if uri.startswith("sqlite:") else tracking.patience_s
+    address, began, pause_s = without_credentials(uri), time.monotonic(), 1.0
+    told = False
+    while (error := reach()) is not None:
+        waited_s = time.monotonic() - began
+        if waited_s + pause_s > patience_s:
+            raise TrackingError(
+                f"tracking.uri: {address}: MLflow did not answer for {duration(waited_s)}: {error}; start it, name "
+                f"another address (tracking.uri or MLFLOW_TRACKING_URI), or wait longer (tracking.patience_s)"
+            )
+        if not told:
+            log.warning(
+                "MLflow at %s does not answer (%s); trying again for up to %s", address, error, duration(patience_s)
+            )
+            told = True
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 10.0)
+    if told:
+        log.warning("MLflow at %s answers, after %s", address, duration(time.monotonic() - began))
+
+
+def close_tracker(tracker: Any, settings: RunSettings) -> None:
+    """Runs that still go on end as KILLED; then MLflow is waited for, and what it lacks is told."""
+    folder = Path(settings.output) / FOLDER
+    try:
+        for row in ray.get(tracker.live.remote()):
+            if row["status"] == "RUNNING":
+                ray.get(tracker.finish.remote(row["run_id"], "KILLED"))
+        await_delivery(
+            lambda: ray.get(tracker.health.remote())["pending"] == 0,
+            lambda: ray.get(tracker.health.remote()),
+            folder,
+            settings.tracking.patience_s,
+        )
+        health = ray.get(tracker.close.remote())
+    except (RayActorError, OSError) as error:
+        log.error("the tracker ended early (%s); what MLflow lacks is in %s", type(error).__name__, folder)
+        return
+    if health["refused"] or health["aside"]:
+        log.error(
+            "MLflow did not take everything: %d metrics refused, %d refused by MLflow itself; they are in %s",
+            health["refused"],
+            health["aside"],
+            folder / "aside",
+        )
+
+
+def await_delivery(
+    settled: Callable[[], bool], health: Callable[[], dict[str, Any]], folder: Path, patience_s: float
+) -> bool:
+    """Wait until MLflow has what is in the journals, and say so; whether it has."""
+    began, told = time.monotonic(), False
+    while not settled():
+        waited_s = time.monotonic() - began
+        if waited_s >= patience_s:
+            lacking = health()
+            log.error(
+                "MLflow lacks %s values (%s): they are in %s, and the next job with this output folder delivers them, "
+                "or python -m jobs.report",
+                f"{lacking['pending']:,}",
+                lacking["last_error"] or "it is being written to by another job",
+                folder,
+            )
+            return False
+        if not told and waited_s > 5.0:
+            lacking = health()
+            told = True
+            log.warning(
+                "waiting up to %s for MLflow to take %s values (%s)",
+                duration(patience_s),
+                f"{lacking['pending']:,}",
+                lacking["last_error"] or "it is slow",
+            )
+        time.sleep(min(0.1 + waited_s / 10, 1.0))
+    return True
