@@ -36,6 +36,7 @@ from mlflow.utils.validation import (
 from actors.tracking import Point
 from ductile.metrics import segment
 from ductile.report.records import RunRecord, phase_bands
+from ductile.secrets import redacted, without_login
 from ductile.settings import one_of
 from ductile.versions import versions
 
@@ -56,11 +57,13 @@ class MlflowStore:
         """Connect, and create the database (for SQLite) and the experiment where they do not exist yet."""
         for noisy in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        self.uri = uri
+        self.uri, user, password = without_login(uri)
+        if user is not None:  # MLflow reads them from there, and its errors quote the address
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = user, password or ""
         self._database = _sqlite_file(uri)
         if self._database:
             self._database.parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = MlflowClient(tracking_uri=self.uri)
         self._experiment = self._experiment_id(experiment)
         self._held: dict[str, dict[int, frozenset[str]]] = {}  # run -> step -> metrics that MLflow has of it
         self._interned: dict[frozenset[str], frozenset[str]] = {}  # steps share few sets of names; each is kept once
@@ -137,7 +140,8 @@ class MlflowStore:
         for run in runs:
             return str(run.info.run_id)
         raise NoSuchRun(
-            f"tracking: {self.uri} has no comparison in this experiment; run one with `python -m jobs.compare`"
+            f"tracking: {redacted(self.uri)} has no comparison in this experiment; run one with "
+            f"`python -m jobs.compare`"
         )
 
     def read_comparison(self, parent: str | None = None) -> list[RunRecord]:
@@ -197,7 +201,7 @@ class MlflowStore:
         try:
             return self._client.get_run(run_id)
         except MlflowException as error:
-            raise NoSuchRun(f"tracking: no run {run_id} in {self.uri}") from error
+            raise NoSuchRun(f"tracking: no run {run_id} in {redacted(self.uri)}") from error
 
     def _search(self, condition: str, newest_first: bool = False) -> Iterator[Run]:
         order, token = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"], None

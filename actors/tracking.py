@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ductile.config import TrackingSettings
 from ductile.metrics import legal
+from ductile.secrets import redacted
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +307,7 @@ class Tracking:
                 with self._store_lock:
                     write()
             except Exception as error:
-                self._last_error = f"{type(error).__name__}: {error}"
+                self._last_error = redacted(f"{type(error).__name__}: {error}")
                 log.warning("writing to MLflow failed for %s: %s", run.name, self._last_error)
                 if wait_s is not None:
                     time.sleep(wait_s)

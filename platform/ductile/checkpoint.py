@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ductile.paths import inside
+
 KEPT = 2
 """Complete checkpoints that are kept: the latest, and one more should its disk blocks be lost."""
 
@@ -56,7 +58,7 @@ class FolderStore:
 
     def find_snapshot(self, name: str) -> Path:
         """The folder of the snapshot of this name."""
-        return self.folder / "snapshots" / name
+        return inside(self.folder / "snapshots", name)
 
     def drop_snapshots(self, keep: Sequence[str]) -> None:
         """Remove every snapshot but those of these names."""
@@ -68,14 +70,14 @@ class FolderStore:
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""
-        path = self.memory / f"{key}.json"
+        path = inside(self.memory, f"{key}.json")
         return self._share(json.loads(path.read_text()) if path.exists() else None)
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a measurement (plain JSON values) for later runs."""
         if self._rank == 0:
             self.memory.mkdir(parents=True, exist_ok=True)
-            write_text(self.memory / f"{key}.json", json.dumps(value))
+            write_text(inside(self.memory, f"{key}.json"), json.dumps(value))
 
     def _write(self, write: Callable[[Path], None], target: Path) -> None:
         temporary = Path(self._share(str(self.folder / f".writing-{uuid.uuid4().hex}")))

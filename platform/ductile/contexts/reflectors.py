@@ -21,6 +21,7 @@ from ductile.contexts.evidence import Evidence, Example
 from ductile.contexts.room import Fits
 from ductile.contexts.teaching import MOST_EXAMPLES
 from ductile.contexts.vocabulary import instruction
+from ductile.secrets import redacted
 
 TRIES = 16
 """Draws after which a parent is given up: all its neighbours were proposed before, or do not fit."""
@@ -126,7 +127,7 @@ class ChatModel:
                 raise TypeError("the message has no text")
         except (OSError, ValueError, LookupError, TypeError) as error:  # HTTP errors and time-outs are OSErrors
             self.failures += 1
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = redacted(f"{type(error).__name__}: {error}")
             raise ConnectionError(f"{self._url}: {self.last_error}") from error
         usage = answer.get("usage")
         self.tokens += int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0

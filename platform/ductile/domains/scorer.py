@@ -30,7 +30,7 @@ GRACE_S = 1.0
 """How long after its limit a call ends that its parent has not ended: one in C code may hold off everything else."""
 
 MEMORY_BYTES = 2 << 30
-"""Address space. With both libraries loaded and one thread it is 0.25 GB; reasoning-gym's largest problems add little."""
+"""Address space. Both libraries, loaded with one thread, take 0.25 GB of it."""
 
 OPEN_FILES = 128
 MOST_REPLY = 1 << 20

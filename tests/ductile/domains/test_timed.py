@@ -302,7 +302,7 @@ def test_result_that_is_no_short_plain_value_is_an_error_and_the_child_goes_on(h
 
 @pytest.mark.parametrize("function", ["leave", "crash", "forge"])
 def test_library_that_ends_its_process_or_floods_it_loses_its_call_alone(hostile: Scorer, function: str) -> None:
-    with pytest.raises(NotAnswered, match="ended|no reply that can be read"):
+    with pytest.raises(NotAnswered, match=r"ended|no reply that can be read"):
         said(hostile, function)
     assert said(hostile, "shout") == 5
 
@@ -317,7 +317,7 @@ def test_child_has_no_secret_no_open_file_no_core_dump_and_writes_nothing(hostil
     files = said(hostile, "files")
     assert isinstance(files, list) and len(files) <= 6  # three that it began with, its replies, nowhere, its listing
     assert said(hostile, "core") == 0
-    with pytest.raises(LibraryError, match="File too large"):
+    with pytest.raises(LibraryError, match=r"File too large"):
         said(hostile, "write", path=str(tmp_path / "written"))
     open_here.close()
     assert (tmp_path / "written").read_text() == ""
@@ -328,5 +328,5 @@ def test_child_has_no_secret_no_open_file_no_core_dump_and_writes_nothing(hostil
     reason="this system lets no process give up its network",
 )
 def test_child_reaches_no_network_where_the_system_allows_to_give_it_up(hostile: Scorer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(LibraryError, match="OSError|unreachable"):
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(LibraryError, match=r"OSError|unreachable"):
         said(hostile, "connect", port=server.getsockname()[1])
