@@ -13,6 +13,7 @@ from actors.mlflow_store import MlflowStore
 from actors.tracker import tracking_uri
 from ductile.config import TrackingSettings
 from ductile.report import ReportContext, print_tables, summarise, write_report
+from ductile.secrets import redacted
 
 
 def report(tracking: TrackingSettings, output: Path, run_id: str | None, folder: Path | None = None) -> Path:
@@ -41,5 +42,5 @@ def report(tracking: TrackingSettings, output: Path, run_id: str | None, folder:
     console = Console(width=None if Console().is_terminal else 120)
     print_tables(summarise(records, context), console)
     page = next(file for file in files if file.suffix == ".html")
-    console.print(f"\nreport  {page}\nMLflow  {store.uri}", soft_wrap=True, highlight=False)
+    console.print(f"\nreport  {page}\nMLflow  {redacted(store.uri)}", soft_wrap=True, highlight=False)
     return page
