@@ -4,8 +4,9 @@ The library runs in a child process (`scorer.py`), shared by all domains of this
 child is killed, and the next call starts another one. Text goes over pipes as JSON lines; nothing is pickled. The child
 has a short list of this process's environment and none of its open files, so no key or token of the job's.
 
-What a call gives depends on its arguments alone: a child that ended in a call may have been killed by anyone, so that
-call is made once more; arguments that failed twice are not tried again while this process lives.
+What a call gives shall depend on its arguments alone: a child that ended in a call may have been killed by anyone, and
+one that had hardly any CPU until its limit was held up by the machine, so such a call is made once more. Arguments that
+failed in two calls are not tried again while this process lives.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_P
 POISONOUS = 2
 """Failures after which the same arguments are not tried again: one may have been the machine's."""
 
+WORKING = 0.25
+"""Share of its limit for which a child that worked on a call had the CPU, also on a crowded machine."""
+
 REMEMBERED = 4096
 """Failed arguments that are remembered, as digests."""
 
@@ -56,7 +60,7 @@ class LibraryError(NotAnswered):
 
 
 class _Ended(NotAnswered):
-    """The child ended, or said what no child of ours says."""
+    """The child ended, stood still, or said what no child of ours says: perhaps for a reason outside the call."""
 
 
 class Scorer:
@@ -91,7 +95,7 @@ class Scorer:
                 try:
                     return self._ask(library, text, limit_s)
                 except _Ended:
-                    self._failed(digest, begun)
+                    self._stop()
                     return self._ask(library, text, limit_s)
             except LibraryError:
                 raise
@@ -161,7 +165,7 @@ class _Child:
 
     def ask(self, text: str, limit_s: float) -> Any:
         """The result in the child's reply to this line, of which nothing more than the line is ever kept."""
-        line = self._exchange(memoryview(text.encode() + b"\n"), time.monotonic() + limit_s, limit_s)
+        line = self._exchange(memoryview(text.encode() + b"\n"), limit_s)
         try:
             reply = json.loads(line)
             if "error" in reply:
@@ -178,16 +182,17 @@ class _Child:
             with contextlib.suppress(OSError):  # what was still to be written has nowhere to go
                 pipe.close()  # type: ignore[union-attr]
 
-    def _exchange(self, request: memoryview, deadline: float, limit_s: float) -> bytes:
+    def _exchange(self, request: memoryview, limit_s: float) -> bytes:
         """Write the request and read one line, whichever the child is ready for."""
-        reply = bytearray()
+        reply, deadline, used_s = bytearray(), time.monotonic() + limit_s, self._cpu_s()
         with selectors.DefaultSelector() as ready:
             ready.register(self._replies, selectors.EVENT_READ)
             ready.register(self._requests, selectors.EVENT_WRITE)
             while True:
                 events = ready.select(max(0.0, deadline - time.monotonic()))
                 if not events:
-                    raise NotAnswered(f"no result within {limit_s:g} s")
+                    worked = self._cpu_s() - used_s >= WORKING * limit_s
+                    raise (NotAnswered if worked else _Ended)(f"no result within {limit_s:g} s")
                 for key, _ in events:
                     if key.fd == self._requests:
                         request = self._write(request)
@@ -199,6 +204,14 @@ class _Child:
                             raise _Ended("the scoring process gave no reply that can be read")
                         if reply.endswith(b"\n"):
                             return bytes(reply)
+
+    def _cpu_s(self) -> float:
+        """CPU seconds that the child has used; where the system does not tell, infinitely many more each time."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return time.monotonic() * 1e9
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _write(self, request: memoryview) -> memoryview:
         try:

@@ -90,6 +90,15 @@ def test_a_call_whose_child_is_killed_is_made_again(scorer: Scorer) -> None:
     assert scorer.pid not in (None, child)
 
 
+def test_a_call_whose_child_stands_still_is_made_again(scorer: Scorer) -> None:
+    equal(scorer, "7", "7")
+    child = scorer.pid
+    assert child is not None
+    os.kill(child, signal.SIGSTOP)
+    assert equal(scorer, "9", "9", limit_s=5.0)
+    assert scorer.pid not in (None, child) and gone(child)
+
+
 def test_an_error_of_the_library_is_told_and_the_child_goes_on(scorer: Scorer) -> None:
     equal(scorer, "7", "7")
     child = scorer.pid
