@@ -11,13 +11,14 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 TORCH := torch==2.13.0
+AUDIT := pip-audit==2.10.1
 
 # DeepSpeed is installed as Python alone: no op is compiled.
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint unit engines cluster format docs bench ui clean
+.PHONY: help venv demo test lint unit engines cluster format docs bench audit ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,9 +67,16 @@ docs: $(STAMP) ## print docs/metrics.md from the table of metrics
 bench: $(BENCH_STAMP) ## side-by-side measurements in benchmarks/
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
 
+# In an environment of its own: its dependencies are none of ours. --strict: a pin that could not be looked up is an error.
+audit: $(STAMP) ## look the pins up in the advisories of PyPI, which must be reachable; no part of make test
+	$(PY) -m pip check
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check $(AUDIT)
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
+
 ui: $(STAMP) ## MLflow UI on this machine, on the runs in runs/mlflow.db
 	$(VENV)/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db
 
 clean: ## remove the virtual environment and what the tools left; results in runs/ and cache/ stay
-	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache ductile.egg-info
+	rm -rf $(VENV) $(VENV)-audit .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache ductile.egg-info
 	find platform actors jobs tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -38,9 +38,9 @@ from mlflow.utils.validation import (
 )
 
 from actors.delivery import Point, Refused
-from actors.tracking import without_credentials
 from ductile.metrics import segment
 from ductile.report.records import RunRecord, phase_bands
+from ductile.secrets import redacted, without_login
 from ductile.settings import one_of
 from ductile.versions import versions
 
@@ -68,7 +68,9 @@ class MlflowStore:
         """Touches nothing yet: a run's metrics can be written when nobody can create an experiment."""
         for noisy in ("alembic", "mlflow.store.db.utils"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-        self.uri = uri
+        self.uri, user, password = without_login(uri)
+        if user is not None:  # MLflow reads them from there, and its errors quote the address
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = user, password or ""
         self._database = _sqlite_file(uri)
         self._name = experiment
         self._made_client: MlflowClient | None = None
@@ -184,7 +186,7 @@ class MlflowStore:
         for run in runs:
             return str(run.info.run_id)
         raise NoSuchRun(
-            f"tracking: {without_credentials(self.uri)} has no comparison in this experiment; run one "
+            f"tracking: {redacted(self.uri)} has no comparison in this experiment; run one "
             f"with `python -m jobs.compare`"
         )
 
@@ -260,7 +262,7 @@ class MlflowStore:
         except MlflowException as error:
             if error.error_code not in REFUSALS:
                 raise
-            raise NoSuchRun(f"tracking: no run {run_id} in {without_credentials(self.uri)}") from error
+            raise NoSuchRun(f"tracking: no run {run_id} in {redacted(self.uri)}") from error
 
     def _search(self, condition: str, newest_first: bool = False) -> Iterator[Run]:
         order, token = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"], None

@@ -21,6 +21,7 @@ from actors.delivery import Aside, Refused, RunStore, deliver
 from actors.journal import Journal, JournalBusy, Record, Told, glance, journals, now, untouched_s, weight
 from ductile.config import TrackingSettings
 from ductile.metrics import legal
+from ductile.secrets import redacted
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,6 @@ class TrackingError(RuntimeError):
 def tracking_uri(settings: TrackingSettings, output: Path) -> str:
     """`tracking.uri`, else MLFLOW_TRACKING_URI, else the SQLite file `mlflow.db` in the output folder."""
     return settings.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output.absolute() / 'mlflow.db'}"
-
-
-def without_credentials(text: str) -> str:
-    """The text with user and password of every address in it left out."""
-    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Tracking:
         patience_s: how long `begin` waits for MLflow, and everything for a disk that is full.
         """
         self._store, self._folder, self._job = store, folder, job
-        self._where = without_credentials(where)
+        self._where = redacted(where)
         self._patience_s, self._pauses_s, self._linger_s = patience_s, pauses_s, linger_s
         self._aside = Aside(folder / "aside")
         self._runs: dict[str, _Run] = {}
@@ -401,7 +397,7 @@ class Tracking:
 
 
 def _described(error: Exception) -> str:
-    return without_credentials(f"{type(error).__name__}: {error}")
+    return redacted(f"{type(error).__name__}: {error}")
 
 
 def _mistake(name: Any, value: Any) -> str | None:

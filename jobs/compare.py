@@ -14,6 +14,7 @@ from pathlib import Path
 import ray
 
 from ductile.config import RunSettings
+from ductile.paths import inside
 from ductile.settings import as_plain
 from jobs.cell import Cell, identity_of
 from jobs.configure import compare_settings, parse
@@ -52,12 +53,12 @@ def _cells(settings: Sequence[RunSettings], shared: Shared) -> list[Cell]:
     identities = [identity_of(each, shared) for each in settings]
     seedless = sorted({identity_of(replace(each, seed=0), shared).run for each in settings})
     name = f"{settings[0].name}-{hashlib.blake2b(repr(seedless).encode(), digest_size=4).hexdigest()}"
-    folder = Path(settings[0].output) / name
+    folder = inside(Path(settings[0].output), name)
     return [
         Cell(
             each,
             identity,
-            folder / f"{each.variant.called}-{each.plan}-seed{each.seed}",
+            inside(folder, f"{each.variant.called}-{each.plan}-seed{each.seed}"),
             f"{name}-{identity.run}",
             None,
         )

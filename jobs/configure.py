@@ -24,6 +24,7 @@ from ductile.checks import check
 from ductile.checks.swept import sweep_mistakes
 from ductile.config import CompareSettings, RunSettings, SweepSettings
 from ductile.models.load import check_folder, check_same_tokenizer
+from ductile.models.trust import allow_code
 from ductile.settings import SettingsError, as_plain, build, nearest, one_of
 from ductile.variants import VARIANTS, make_variant
 
@@ -161,8 +162,11 @@ def _same_runs(cells: Sequence[RunSettings]) -> Iterator[str]:
     """A line for each variant that is another one under a second name, or has another one's name."""
     names: dict[str, str] = {}
     runs: dict[tuple[str, str, int], str] = {}
+    folders: dict[str, str] = {}
     for cell in cells:
         called = cell.variant.called
+        if (other := folders.setdefault(called.casefold(), called)) != called:
+            yield f"variant.label: {called!r} and {other!r} are one folder where case does not count; rename one"
         plain = json.dumps(as_plain(replace(cell, variant=replace(cell.variant, label=""))), sort_keys=True)
         if (first := names.setdefault(plain, called)) != called:
             yield f"variant: {called} and {first} are the same run with these values; name one of them"
@@ -299,6 +303,7 @@ def _mistakes(settings: RunSettings) -> list[str]:
                 "model.expert_path: the proxy needs a small base with the same tokenizer beside model.path; "
                 "give the Hugging Face folder of a smaller model of the family"
             )
+    allow_code(settings.model.trust_remote_code)
     given = {name: folder for name, folder in folders.items() if folder}
     wrong = [line for name, folder in given.items() for line in _complaints(check_folder, folder, name)]
     if not wrong and len(given) > 1:

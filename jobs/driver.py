@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -20,6 +23,8 @@ from actors.rollout import ActorPool
 from actors.tracker import TrackingError
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
+from ductile.models.trust import VARIABLE
+from ductile.secrets import RedactingFormatter, redacted
 from ductile.settings import SettingsError, as_plain, build
 from ductile.variants import make_variant
 from jobs.display import watch
@@ -41,21 +46,30 @@ class Shared:
 
 def main(job: Callable[[], int]) -> None:
     """Run a job and exit: 0, 1 failed, 2 wrong settings, 130 stopped. What a user can mend has no traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    sys.excepthook = _tell
     for chatty in ("alembic", "ray", "mlflow", "filelock", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         code = job()
     except (SettingsError, WrongCheckpoint, TrackingError) as error:
-        print(error, file=sys.stderr)
+        print(redacted(str(error)), file=sys.stderr)
         code = 2 if isinstance(error, SettingsError) else 1
     except RayActorError as error:
-        print(f"an actor that the job cannot do without died; the same command goes on: {error}", file=sys.stderr)
+        line = f"an actor that the job cannot do without died; the same command goes on: {error}"
+        print(redacted(line), file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the latest checkpoints", file=sys.stderr)
         code = 130
     raise SystemExit(code)
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error that nothing caught: libraries quote the addresses that they were given."""
+    print(redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 @contextmanager
@@ -117,6 +131,7 @@ def _start_ray(settings: RunSettings) -> None:
     environment = {
         "PYTHONPATH": paths,
         "RAY_TRAIN_V2_ENABLED": "1",
+        VARIABLE: str(int(settings.model.trust_remote_code)),
         "OMP_NUM_THREADS": str(settings.learner.threads),
         "DS_ACCELERATOR": "cpu" if not _gpus() else "cuda",
     }
@@ -126,6 +141,9 @@ def _start_ray(settings: RunSettings) -> None:
     if address:
         ray.init(address=address, log_to_driver=False, **common)
         return
+    # Node and drivers of a Ray of this job's own are this machine: with this, its servers listen on 127.0.0.1 alone.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(num_cpus=settings.cluster.cpus or os.cpu_count(), include_dashboard=False, log_to_driver=False, **common)
 
 

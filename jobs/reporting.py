@@ -13,9 +13,10 @@ from rich.console import Console
 
 from actors.mlflow_store import MlflowException, MlflowStore
 from actors.tracker import TrackingError, tracking_uri
-from actors.tracking import FOLDER, Tracking, without_credentials
+from actors.tracking import FOLDER, Tracking
 from ductile.config import TrackingSettings
 from ductile.report import ReportContext, print_tables, summarise, write_report
+from ductile.secrets import redacted
 from jobs.tracked import await_delivery, await_mlflow
 
 log = logging.getLogger("ductile")
@@ -48,7 +49,7 @@ def report(tracking: TrackingSettings, output: Path, run_id: str | None, folder:
     try:
         return _report(store, uri, output, run_id, folder)
     except MlflowException as error:  # it went away meanwhile
-        address, told = without_credentials(uri), without_credentials(str(error))
+        address, told = redacted(uri), redacted(str(error))
         raise TrackingError(f"tracking.uri: {address}: MLflow could not be read: {told}") from error
 
 
@@ -73,7 +74,7 @@ def _report(store: MlflowStore, uri: str, output: Path, run_id: str | None, fold
     console = Console(width=None if Console().is_terminal else 120)
     print_tables(summarise(records, context), console)
     page = next(file for file in files if file.suffix == ".html")
-    console.print(f"\nreport  {page}\nMLflow  {without_credentials(uri)}", soft_wrap=True, highlight=False)
+    console.print(f"\nreport  {page}\nMLflow  {redacted(uri)}", soft_wrap=True, highlight=False)
     return page
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ductile.paths import inside
 from jobs.cell import Cell, execute, identity_of
 from jobs.configure import parse, run_settings
 from jobs.driver import absolute, main, needs_expert, share, start
@@ -20,7 +21,7 @@ def job() -> int:
     with start(settings) as tracker:
         shared = share(settings, tracker, needs_expert(settings), runs=1)
         identity = identity_of(settings, shared)
-        folder = Path(settings.output) / f"{settings.name}-{identity.run}"
+        folder = inside(Path(settings.output), f"{settings.name}-{identity.run}")
         run_id = execute(Cell(settings, identity, folder, identity.run, None), shared, slot=0)
     report_at_end(settings.tracking, Path(settings.output), run_id, folder / "report")
     return 0

@@ -17,6 +17,7 @@ import ray
 from rich.console import Console
 
 from ductile.config import RunSettings, SweepSettings
+from ductile.paths import inside
 from ductile.report.tables import print_table
 from ductile.report.thresholds import failure_table, summarise_sweep, sweep_table, write_sweep
 from ductile.settings import as_plain
@@ -45,7 +46,7 @@ def search_on(sweep: SweepSettings, settings: RunSettings, tracker: Any) -> dict
     runs = _at_a_time(sweep, settings)
     shared = share(settings, tracker, needs_expert(settings), runs)
     name = f"{settings.name}-{_hash(sweep, identity_of(settings, shared).run)}"
-    folder = Path(settings.output) / name
+    folder = inside(Path(settings.output), name)
     over = sum(outcome_of(trial_folder(folder, number)) is not None for number in range(sweep.trials))
     expect((sweep.trials - over) * sweep.seeds)
     described = {"sweep": as_plain(sweep), "base": as_plain(settings)}

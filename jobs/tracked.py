@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.tracker import TrackerActor, TrackingError, tracking_uri
-from actors.tracking import FOLDER, without_credentials
+from actors.tracking import FOLDER
 from ductile.config import RunSettings, TrackingSettings
 from jobs.display import duration
 
@@ -56,7 +56,7 @@ def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSe
     Raises `TrackingError` when it does not within `tracking.patience_s`.
     """
     patience_s = min(tracking.patience_s, SQLITE_PATIENCE_S) if uri.startswith("sqlite:") else tracking.patience_s
-    address, began, pause_s = without_credentials(uri), time.monotonic(), 1.0
+    address, began, pause_s = redacted(uri), time.monotonic(), 1.0
     told = False
     while (error := reach()) is not None:
         waited_s = time.monotonic() - began

@@ -30,6 +30,8 @@ from ductile.manifest import (
     verify,
 )
 
+from ductile.paths import inside
+
 if TYPE_CHECKING:
     from ductile.remote import Remote
 
@@ -183,7 +185,7 @@ class FolderStore:
 
     def find_snapshot(self, name: str) -> Path:
         """The folder of the snapshot of this name."""
-        return self.folder / "snapshots" / name
+        return inside(self.folder / "snapshots", name)
 
     def drop_snapshots(self, keep: Sequence[str]) -> None:
         """Remove every snapshot but those of these names."""
@@ -195,14 +197,14 @@ class FolderStore:
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""
-        path = self.memory / f"{key}.json"
+        path = inside(self.memory, f"{key}.json")
         return self._share(json.loads(path.read_text()) if path.exists() else None)
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a measurement (plain JSON values) for later runs."""
         if self._rank == 0:
             self.memory.mkdir(parents=True, exist_ok=True)
-            write_text(self.memory / f"{key}.json", json.dumps(value))
+            write_text(inside(self.memory, f"{key}.json"), json.dumps(value))
 
     def _begin(self, write: Write, boundary: int | None) -> None:
         """Write, in the thread or here. All ranks come here together: no other checkpoint is being written."""

@@ -776,7 +776,9 @@ class CheckpointSettings:
 class TrackingSettings:
     """Where MLflow keeps the runs."""
 
-    uri: str = setting("", "MLflow tracking address; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder")
+    uri: str = setting(
+        "", "MLflow tracking address, without a password; empty: MLFLOW_TRACKING_URI, else SQLite in the output folder"
+    )
     experiment: str = setting("ductile", "MLflow experiment")
     patience_s: float = setting(
         600.0, "how long a job waits at its start and at its end for an MLflow that does not answer", low=0

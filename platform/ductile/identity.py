@@ -75,7 +75,7 @@ def _with_data(value: Any) -> Any:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".py"))
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -32,6 +32,7 @@ from ductile.checks.measured import (
 )
 from ductile.checks.scored import static_score_mistakes
 from ductile.checks.stored import store_mistakes
+from ductile.checks.written import secret_mistakes, written_name_mistakes
 from ductile.config import RunSettings
 
 
@@ -60,6 +61,8 @@ def check(settings: RunSettings) -> list[str]:
         adapter_mistakes,
         static_score_mistakes,
         store_mistakes,
+        written_name_mistakes,
+        secret_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 

@@ -21,9 +21,13 @@ from ductile.contexts.evidence import Evidence, Example
 from ductile.contexts.room import Fits
 from ductile.contexts.teaching import MOST_EXAMPLES
 from ductile.contexts.vocabulary import instruction
+from ductile.secrets import redacted
 
 TRIES = 16
 """Draws after which a parent is given up: all its neighbours were proposed before, or do not fit."""
+
+MOST_ANSWER = 4 << 20
+"""Bytes of an answer that are read."""
 
 PROMPT = """A model is asked problems after a context: an instruction, then worked examples. This is the context now:
 
@@ -124,9 +128,9 @@ class ChatModel:
             text = answer["choices"][0]["message"]["content"]
             if not isinstance(text, str):
                 raise TypeError("the message has no text")
-        except (OSError, ValueError, LookupError, TypeError) as error:  # HTTP errors and time-outs are OSErrors
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:  # HTTP errors are OSErrors
             self.failures += 1
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = redacted(f"{type(error).__name__}: {error}")
             raise ConnectionError(f"{self._url}: {self.last_error}") from error
         usage = answer.get("usage")
         self.tokens += int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
@@ -140,9 +144,10 @@ class ChatModel:
             )
 
     def _post(self, document: Mapping[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._url, json.dumps(document).encode(), {"Content-Type": "application/json"})
         if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self._url, json.dumps(document).encode(), headers)
+            request.add_unredirected_header(
+                "Authorization", f"Bearer {key}"
+            )  # for this server, not for where it points
         with urllib.request.urlopen(request, timeout=self._timeout) as response:
-            return json.load(response)
+            return json.loads(response.read(MOST_ANSWER))

@@ -59,7 +59,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets without end
         raise RowsError(f"path: {str(path)!r} line {number} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RowsError(f"path: {str(path)!r} line {number} is not a JSON object: {line.strip()[:60]}")

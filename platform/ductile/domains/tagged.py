@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from ductile.problem import NO_WORK, REPEATED
 
-_TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+_OPEN, _CLOSE = "<answer>", "</answer>"
 
 
 def tag(answer: str) -> str:
@@ -24,7 +22,7 @@ def tagged_answer(text: str) -> str | None:
     >>> tagged_answer("3 + 4 = 7 <answer> 7 </answer>")
     '7'
     """
-    stated = _TAGGED.findall(text)
+    stated = _stated(text)
     return (stated[-1] or None) if stated else None
 
 
@@ -37,6 +35,18 @@ def tagged_shortcut(text: str, work_required: bool) -> str:
     """`REPEATED` for more than one answer, `NO_WORK` for an answer with nothing before it where work was asked for."""
     if tagged_answer(text) is None:
         return ""
-    if len(_TAGGED.findall(text)) > 1:
+    if len(_stated(text)) > 1:
         return REPEATED
     return NO_WORK if work_required and not text_before(text) else ""
+
+
+def _stated(text: str) -> list[str]:
+    """Every answer in order, stripped. In linear time, as no regular expression is on `<answer><answer><answer>...`."""
+    found, start = [], text.find(_OPEN)
+    while start >= 0:
+        end = text.find(_CLOSE, start + len(_OPEN))
+        if end < 0:
+            break
+        found.append(text[start + len(_OPEN) : end].strip())
+        start = text.find(_OPEN, end + len(_CLOSE))
+    return found

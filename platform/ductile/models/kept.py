@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ductile.models.load import load_model, load_tokenizer
+from ductile.paths import inside
 from ductile.ports import Composition, Member
 
 _ORIGIN, _MODELS = "origin:", "models:"
@@ -38,7 +39,7 @@ def kept(models: Path, name: str, like: str, make: Callable[[], PreTrainedModel]
     Rank 0 makes and writes it, and all ranks, which call alike, wait for it. Two processes that make the same one, as
     branches of a snapshot do, do not disturb each other.
     """
-    folder = models / name
+    folder = inside(models, name)
     if _rank() == 0 and not folder.exists():
         temporary = models / f".writing-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
@@ -88,11 +89,11 @@ def recorded(composition: Composition, origin: Composition, models: Path | None)
 
 
 def recalled(values: Mapping[str, Any], origin: Composition, models: Path | None) -> Composition:
-    """The composition that `recorded` wrote, in the folders of now."""
+    """The composition that `recorded` wrote, in the folders of now; raises `UnsafePath` for a folder elsewhere."""
     begun = {f"{_ORIGIN}{member.role}": member.path for member in origin.members}
 
     def found(name: str) -> str:
-        return begun[name] if models is None or name in begun else str(models / name.removeprefix(_MODELS))
+        return begun[name] if models is None or name in begun else str(inside(models, name.removeprefix(_MODELS)))
 
     members = tuple(Member(**{**member, "path": found(member["path"])}) for member in values["members"])
     return Composition(members, values["trainable"])

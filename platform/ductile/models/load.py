@@ -1,4 +1,4 @@
-"""Hugging Face folders, read from disk only: safetensors weights, no pickles, no code from the checkpoint."""
+"""Hugging Face folders, read from disk only: safetensors weights, no pickles, no code but by `models.trust`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.logging import disable_progress_bar
 
 from ductile.models.soft_prefix import add_prefix
+from ductile.models.trust import MOST_CONFIG, brings_code, code_allowed
 from ductile.problem import Problem
 from ductile.settings import SettingsError
 
@@ -28,7 +29,7 @@ def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
     dtype: a key of `DTYPES`; prefix: rows of soft prefixes that it gets.
     """
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, dtype=DTYPES[dtype], local_files_only=True, trust_remote_code=False, use_safetensors=True
+        path, dtype=DTYPES[dtype], local_files_only=True, trust_remote_code=code_allowed(path), use_safetensors=True
     )
     if prefix:
         add_prefix(model, prefix)
@@ -37,10 +38,12 @@ def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
 
 def fresh_model(path: str, seed: int) -> PreTrainedModel:
     """A model of the architecture in a folder with weights drawn anew, float32; the same seed gives the same."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, trust_remote_code=code_allowed(path)
+        )
     return model.eval()
 
 
@@ -48,21 +51,21 @@ def fresh_model(path: str, seed: int) -> PreTrainedModel:
 def parameter_names(path: str) -> tuple[str, ...]:
     """Names of the parameters of the model in a folder, a tied one once; no weight is read."""
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=code_allowed(path))
     return tuple(name for name, _ in model.named_parameters())
 
 
 def initializer_range(path: str) -> float:
     """Standard deviation of the weights that the model's own class would draw (transformers' `_init_weights`)."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
     return float(getattr(config.get_text_config(), "initializer_range", 0.02))
 
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a folder; a missing padding token becomes the end-of-sequence token."""
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -109,17 +112,30 @@ def check_folder(path: str, setting: str) -> None:
     for pattern, what in needed.items():
         if not list(folder.glob(pattern)):
             raise SettingsError([f"{setting}: {path!r} holds {what}"])
+    for file in folder.glob("*config.json"):
+        if file.stat().st_size > MOST_CONFIG:
+            raise SettingsError([f"{setting}: {path!r}: {file.name} has more than {MOST_CONFIG} bytes"])
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
         tokenizer = load_tokenizer(path)
     except Exception as error:  # a broken file raises whatever its reader raises, tokenizers' a bare Exception
+        if brings_code(path) and not code_allowed(path):
+            raise SettingsError([_asks_for_trust(path, setting)]) from error
         reason = str(error).strip().splitlines()
         raise SettingsError([f"{setting}: {path!r} cannot be loaded: {reason[0] if reason else error!r}"]) from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    own = code_allowed(path) and "AutoModelForCausalLM" in getattr(config, "auto_map", {})
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not own:
         kind = config.model_type
         raise SettingsError([f"{setting}: {path!r} holds a model of type {kind!r}, which is no causal language model"])
     if tokenizer.eos_token_id is None:
         raise SettingsError([f"{setting}: {path!r}: the tokenizer has no end-of-sequence token: nothing could end"])
+
+
+def _asks_for_trust(path: str, setting: str) -> str:
+    return (
+        f"{setting}: {path!r} needs Python code that comes with it, which would run with your rights on every machine "
+        f"of the job; read it, then set model.trust_remote_code=true, or take a model that transformers knows"
+    )
 
 
 def check_same_tokenizer(folders: Sequence[str]) -> None:

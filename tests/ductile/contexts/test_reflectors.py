@@ -179,3 +179,32 @@ def test_one_answer_is_enough_to_go_on() -> None:
     chat = ChatModel("http://127.0.0.1:9/v1", "wise")
     chat.calls, chat.failures = 3, 2
     chat.require_answers()
+
+
+def test_key_is_not_sent_where_the_server_points_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    seen: list[str | None] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_error(404)
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    class Pointing(Elsewhere):
+        def do_POST(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{elsewhere.server_port}/x")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, HTTPServer(("127.0.0.1", 0), Pointing) as pointing:
+        for each in (elsewhere, pointing):
+            threading.Thread(target=each.serve_forever, daemon=True).start()
+        with pytest.raises(ConnectionError):
+            ChatModel(f"http://127.0.0.1:{pointing.server_port}", "wise")("improve it")
+        for each in (elsewhere, pointing):
+            each.shutdown()
+    assert seen == ["Bearer k", None]

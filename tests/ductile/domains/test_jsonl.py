@@ -197,6 +197,8 @@ def test_mistakes_in_the_settings_are_named(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ('{"question": "a", "answer": "b"}\n\n{"question": "a"', "path: {path!r} line 3 is not JSON: "),
+        ('{"question": ' + "9" * 10_000 + ', "answer": 1}\n', "path: {path!r} line 1 is not JSON: "),
+        ("[" * 200_000 + "\n", "path: {path!r} line 1 is not JSON: "),
         ("[1]\n", "path: {path!r} line 1 is not a JSON object: [1]"),
         ("\n", "path: {path!r} has no rows"),
         (

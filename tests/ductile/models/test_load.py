@@ -112,7 +112,7 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(folder: Path, model_type: 
     }
     (folder / "config.json").write_text(json.dumps(config))
     if model_type == "mine":
-        assert "cannot be loaded: " in refusal(folder)
+        assert "set model.trust_remote_code=true" in refusal(folder)
         with pytest.raises(ValueError, match="trust_remote_code"):
             load_model(str(folder), "float32")
     else:
