@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes on one machine, to try jobs, placement and faults on before a real one is at hand.
+"""A real Ray cluster of several nodes on one machine, to try jobs, placement and faults on.
 
     python infra/local_cluster.py start --nodes 3 --cpus 2 --labels "" role=rollout role=learner
     python infra/local_cluster.py add --labels role=rollout
@@ -6,9 +6,9 @@
     python infra/local_cluster.py status
     python infra/local_cluster.py stop
 
-Every node is a `ray start --block` of its own, with its own ports and folder; what it began is written to `cluster.json`,
-and stop ends that and nothing else, so that several clusters and other people's Rays live side by side. Servers listen
-on loopback, or with --namespaces on addresses of network namespaces made for the nodes (root on Linux only). Ray asks
+Every node is a `ray start --block` of its own, with its own ports and folder; what it began is written to
+`cluster.json`, and stop ends that and nothing else, so that several clusters and other Rays live side by side. Servers
+listen on loopback, or with --namespaces on addresses of network namespaces made for the nodes (root on Linux only). Ray asks
 for the token in ~/.ray/auth_token (or RAY_AUTH_TOKEN_PATH), which is made when there is none.
 """
 
@@ -315,10 +315,7 @@ def namespaces_allowed() -> bool:
     if shutil.which("ip") is None or os.getuid() != 0:
         return False
     probe = f"dlp{os.getpid()}"
-    made = [
-        _ip(*add, check=False)
-        for add in (("netns", "add", probe), ("link", "add", probe[:15], "type", "bridge"))
-    ]
+    made = [_ip(*add, check=False) for add in (("netns", "add", probe), ("link", "add", probe[:15], "type", "bridge"))]
     _ip("link", "del", probe[:15], check=False)
     _ip("netns", "del", probe, check=False)
     return all(made)
@@ -352,7 +349,10 @@ def _token() -> Path:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError), open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as f:
+        with (
+            contextlib.suppress(FileExistsError),
+            open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as f,
+        ):
             f.write(secrets.token_hex(32))
     return path
 
@@ -438,7 +438,9 @@ def _labels(text: str) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"the cluster's own folder, short (default {FOLDER})")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help=f"the cluster's own folder, short (default {FOLDER})"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("start", help="start a cluster")
     start.add_argument("--nodes", type=int, default=3, help="nodes, the head among them")

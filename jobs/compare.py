@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ray
 
+from actors.placement import at_a_time
 from ductile.config import RunSettings
 from ductile.settings import as_plain
 from jobs.cell import Cell, identity_of
@@ -31,9 +32,9 @@ def job() -> int:
     grid, wanted = compare_settings(parse(main_arguments("compare", __doc__ or "")))
     settings = [absolute(each) for each in wanted]
     first = settings[0]
-    with start(first) as tracker:
-        runs = _at_a_time(first, len(settings))
-        shared = share(first, tracker, any(needs_expert(each) for each in settings), runs)
+    with start(first) as begun:
+        tracker, runs = begun.tracker, at_a_time(first, len(settings))
+        shared = share(first, begun, any(needs_expert(each) for each in settings), runs)
         cells = _cells(settings, shared)
         expect(len(cells))
         folder = cells[0].folder.parent
@@ -63,12 +64,6 @@ def _cells(settings: Sequence[RunSettings], shared: Shared) -> list[Cell]:
         )
         for each, identity in zip(settings, identities, strict=True)
     ]
-
-
-def _at_a_time(settings: RunSettings, count: int) -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    per_run = max(1, settings.learner.workers)
-    return max(1, min(settings.cluster.concurrent or cpus // per_run, count))
 
 
 if __name__ == "__main__":

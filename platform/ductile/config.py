@@ -791,16 +791,24 @@ class RoleSettings:
     gpus: float | None = setting(None, "GPUs of each; unset: what there is for the role", low=0)
     nodes: str = setting("", "label of Ray nodes that it may be on, as in role=rollout; empty: any")
 
+    def check(self) -> Iterator[str]:
+        key, equals, value = self.nodes.partition("=")
+        if self.nodes and not (key and equals and value):
+            yield f"nodes: {self.nodes!r} is no label; write key=value, as in role=rollout"
+
 
 @dataclass(frozen=True)
 class PlacementSettings:
-    """Where a run's actors are: a placement group of the roles rollout, learner and difficulty."""
+    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty. No place is refused at once."""
 
     strategy: str = setting(
         "anywhere",
         "anywhere: where Ray finds room; together: on as few nodes as possible; apart: rollout and learner on "
         "different nodes",
         choices=("anywhere", "together", "apart"),
+    )
+    patience_s: float = setting(
+        0.0, "how long to wait for nodes that an autoscaler is starting; 0: what is not there is refused at once", low=0
     )
     rollout: RoleSettings = setting(RoleSettings, "rollout actors")
     learner: RoleSettings = setting(RoleSettings, "learner workers")
