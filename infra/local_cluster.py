@@ -8,8 +8,8 @@
 
 Every node is a `ray start --block` of its own, with its own ports and folder; what it began is written to
 `cluster.json`, and stop ends that and nothing else, so that several clusters and other Rays live side by side. Servers
-listen on loopback, or with --namespaces on addresses of network namespaces made for the nodes (root on Linux only). Ray asks
-for the token in ~/.ray/auth_token (or RAY_AUTH_TOKEN_PATH), which is made when there is none.
+listen on loopback, or with --namespaces on addresses of network namespaces made for the nodes (root on Linux only).
+Ray asks for the token in ~/.ray/auth_token (or RAY_AUTH_TOKEN_PATH), which is made when there is none.
 """
 
 from __future__ import annotations
@@ -349,11 +349,9 @@ def _token() -> Path:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            contextlib.suppress(FileExistsError),
-            open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as f,
-        ):
-            f.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):
+            path.touch(0o600, exist_ok=False)
+            path.write_text(secrets.token_hex(32))
     return path
 
 

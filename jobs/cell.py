@@ -72,7 +72,7 @@ def execute(
                 settings=as_plain(cell.settings),
                 key=cell.key,
                 parent=cell.parent,
-                tags=dict(cell.tags),
+                tags={"folder": str(cell.folder), **cell.tags},
             )
         )
         spec = RunSpec(

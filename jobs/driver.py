@@ -91,7 +91,7 @@ def main(job: Callable[[], int]) -> None:
     raise SystemExit(code)
 
 
-def _terminated(number: int, frame: Any) -> None:
+def _terminated(_number: int, _frame: Any) -> None:
     raise Terminated
 
 

@@ -1,10 +1,12 @@
 """One run: one variant through one plan: `python -m jobs.run variant=low_drift plan=guessable`.
 
-A real model on real data: `python -m jobs.run model=FOLDER plan=gsm8k`.
+A real model on real data: `python -m jobs.run model=FOLDER plan=gsm8k`. A run that was stopped, by its MLflow id:
+`python -m jobs.run resume=ID [tracking.uri=...]`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import ray
@@ -14,18 +16,23 @@ from jobs.cell import Cell, execute, identity_of
 from jobs.configure import parse, run_settings
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
 from jobs.reporting import report
+from jobs.resume import asked_to_resume, kept_run
 from jobs.usage import main_arguments
 
 
 def job() -> int:
     """Run it, or go on with it where it was; then print its table and write its report."""
-    settings = absolute(run_settings(parse(main_arguments("run", __doc__ or ""))))
+    request = parse(main_arguments("run", __doc__ or ""))
+    kept = kept_run(request) if asked_to_resume(request) else None
+    settings = absolute(kept.settings if kept else run_settings(request))
     with start(settings) as begun:
         shared = share(settings, begun, needs_expert(settings), runs=1)
         identity = identity_of(settings, shared)
-        folder = Path(settings.output) / f"{settings.name}-{identity.run}"
-        run_id = run_cell(Cell(settings, identity, folder, identity.run, None), shared)
-    report(settings.tracking, Path(settings.output), run_id, folder / "report")
+        cell = Cell(settings, identity, Path(settings.output) / f"{settings.name}-{identity.run}", identity.run, None)
+        if kept:
+            cell = replace(cell, folder=kept.folder, key=kept.key, parent=kept.parent, label=kept.name)
+        run_id = run_cell(cell, shared)
+    report(settings.tracking, Path(settings.output), run_id, cell.folder / "report")
     return 0
 
 
