@@ -131,6 +131,15 @@ class MlflowStore:
         self._client.set_terminated(run_id, status)
         self._held.pop(run_id, None)
 
+    def try_out(self) -> None:
+        """Begin a run, log a value and delete it again; raises what keeps MLflow from it."""
+        run_id = self._client.create_run(self._experiment, run_name="doctor").info.run_id
+        try:
+            self._client.log_metric(run_id, "doctor", 1.0)
+            self._client.log_text(run_id, "here", "doctor.txt")
+        finally:
+            self._client.delete_run(run_id)
+
     def find(self, named: str, kind: str) -> tuple[str, dict[str, str]]:
         """Id and tags of the run of this kind with this id, this beginning of an id, or this name.
 

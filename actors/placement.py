@@ -108,11 +108,11 @@ def at_a_time(settings: RunSettings, count: int) -> int:
     learner = max(1, settings.learner.workers) * (1.0 if wanted.learner.cpus is None else wanted.learner.cpus)
     rollout = settings.rollout.actors * (wanted.rollout.cpus or 0.0)
     known = nodes()
-    cpus = sum(node.cpus for node in known if _has(node, wanted.learner.nodes))
+    cpus = sum(node.cpus for node in known if _has(node, wanted.learner))
     apart = wanted.learner.nodes != wanted.rollout.nodes or wanted.strategy == "apart"
     fitting = int(cpus // max(learner if apart else learner + rollout, 1e-9)) if learner + rollout else count
     if apart and rollout:
-        fitting = min(fitting, int(sum(node.cpus for node in known if _has(node, wanted.rollout.nodes)) // rollout))
+        fitting = min(fitting, int(sum(node.cpus for node in known if _has(node, wanted.rollout)) // rollout))
     return max(1, min(settings.cluster.concurrent or fitting, count))
 
 
@@ -132,19 +132,18 @@ def nodes() -> list[Node]:
 
 
 def _eligible(alive: Sequence[Node], role: str, wanted: RoleSettings) -> list[Node]:
-    found = [node for node in alive if _has(node, wanted.nodes)]
+    found = [node for node in alive if _has(node, wanted)]
     if not found:
         raise PlacementError(
             f"cluster.placement.{role}.nodes: no node has the label {wanted.nodes!r}; {_listed(alive)}; start one with "
-            f'`ray start --labels "{wanted.nodes}"`, name a label that is there, or wait for an autoscaler with '
+            f'`ray start --labels "{wanted.nodes.replace(":", "=", 1)}"`, name a label that is there, or wait for an autoscaler with '
             f"cluster.placement.patience_s"
         )
     return found
 
 
-def _has(node: Node, label: str) -> bool:
-    key, _, value = label.partition("=")
-    return not label or node.labels.get(key) == value
+def _has(node: Node, role: RoleSettings) -> bool:
+    return role.label.items() <= node.labels.items()
 
 
 def _need(role: RoleSettings, count: int, cpus: float) -> tuple[int, float, float]:
@@ -192,8 +191,7 @@ def _options(role: RoleSettings, rule: Mapping[str, str]) -> dict[str, Any]:
         options["num_cpus"] = role.cpus
     if role.gpus is not None:
         options["num_gpus"] = role.gpus
-    key, _, value = role.nodes.partition("=")
-    selector = {**rule, **({key: value} if role.nodes else {})}
+    selector = {**rule, **role.label}
     return options | ({"label_selector": selector} if selector else {})
 
 
@@ -220,8 +218,7 @@ def _ask_autoscaler(settings: RunSettings, runs: int) -> None:
         (wanted.rollout, runs * settings.rollout.actors, 0.0),
         (wanted.learner, runs * max(1, settings.learner.workers), 1.0),
     ):
-        key, _, value = role.nodes.partition("=")
         of = {"CPU": max(1.0, cpus if role.cpus is None else role.cpus), "GPU": role.gpus or 0.0}
         bundles += [{name: amount for name, amount in of.items() if amount}] * count
-        labels += [{key: value} if role.nodes else {}] * count
+        labels += [role.label] * count
     request_resources(bundles=bundles, bundle_label_selectors=labels)

@@ -102,7 +102,7 @@ def start(settings: RunSettings) -> Iterator[Job]:
     On the way out, runs that still go on are marked KILLED, and what MLflow did not take is told. A job whose runs
     stopped because it was asked to raises `JobStopped`.
     """
-    _start_ray(settings)
+    connect(settings)
     uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
         # On this node: its database and the folder for lost metrics are paths here.
@@ -189,7 +189,8 @@ def _absolute_files(value: Any) -> Any:
     return value
 
 
-def _start_ray(settings: RunSettings) -> None:
+def connect(settings: RunSettings) -> None:
+    """Connect this process to the Ray that the settings name, or start one here."""
     # Workers import `ductile` from platform/ also where the project is not installed, as under `ray job submit`.
     paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
     environment = {

@@ -74,7 +74,7 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
 
 
 def resources(workers: int, placement: Placement) -> dict[str, float] | tune.PlacementGroupFactory:
-    """What a trial takes. With workers its own process only waits: the CPUs are theirs. Tune refuses to ask for none."""
+    """What a trial takes. With workers it only waits: the CPUs are theirs. Tune refuses to ask for nothing."""
     if workers:
         return {"memory": 1}
     options = placement.learner

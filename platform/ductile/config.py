@@ -789,12 +789,17 @@ class RoleSettings:
 
     cpus: float | None = setting(None, "logical CPUs of each; unset: what the role needs", low=0)
     gpus: float | None = setting(None, "GPUs of each; unset: what there is for the role", low=0)
-    nodes: str = setting("", "label of Ray nodes that it may be on, as in role=rollout; empty: any")
+    nodes: str = setting("", "label of Ray nodes that it may be on, as in role:rollout; empty: any")
+
+    @property
+    def label(self) -> dict[str, str]:
+        """Key and value of the label, empty for any node."""
+        key, _, value = self.nodes.replace("=", ":", 1).partition(":")
+        return {key: value} if key else {}
 
     def check(self) -> Iterator[str]:
-        key, equals, value = self.nodes.partition("=")
-        if self.nodes and not (key and equals and value):
-            yield f"nodes: {self.nodes!r} is no label; write key=value, as in role=rollout"
+        if self.nodes and not all([*self.label, *self.label.values()]):
+            yield f"nodes: {self.nodes!r} is no label; write key:value, as in role:rollout"
 
 
 @dataclass(frozen=True)

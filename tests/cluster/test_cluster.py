@@ -19,7 +19,7 @@ from tests.cluster.tiny import ROOT, TINY, finish, measured
 
 pytestmark = pytest.mark.cluster
 STEPS = ("phase.hard.steps=12", "probe.probes=[retention,drift]", "variant=parameter_only", "plan=guessable")
-APART = ("cluster.placement.learner.nodes=role=learner", "cluster.placement.rollout.nodes=role=rollout")
+APART = ("cluster.placement.learner.nodes=role:learner", "cluster.placement.rollout.nodes=role:rollout")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_stopped_job_is_killed_in_mlflow_and_ends_the_same_when_resumed_by_its_i
 def test_place_that_the_cluster_lacks_is_refused_at_once(
     cluster: LocalCluster, tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
-    wrong = "cluster.placement.rollout.nodes=role=sampler"
+    wrong = "cluster.placement.rollout.nodes=role:sampler"
     done = finish(command("run", tmp_path, *STEPS, wrong), code=2, **reach(cluster))
-    assert "cluster.placement.rollout.nodes: no node has the label 'role=sampler'; nodes: 127.0.0.1" in done.stderr
+    assert "cluster.placement.rollout.nodes: no node has the label 'role:sampler'; nodes: 127.0.0.1" in done.stderr
     assert not list(tmp_path.glob("*/settings.json"))
