@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,26 @@ from ray.train.torch import TorchTrainer
 
 from actors.branch import RayBrancher
 from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
+from actors.stop import NeverAsked, StopFlag
 from actors.tracker import RunTracker
+from actors.tries import NoProgress, begin_try, end_tries, first_divergence, note_error
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
 from ductile.ports import Stopped
+from ductile.state import WrongCheckpoint
 
 log = logging.getLogger("ductile")
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that a run's workers need. Folders must be reachable from every worker's node."""
+    """Everything that a run's workers need. Folders must be reachable from every worker's node.
+
+    job: names the job that runs it, the same in every process of it.
+    """
 
     settings: RunSettings
     identity: Identity
@@ -38,55 +47,135 @@ class RunSpec:
     folder: Path
     pool: ActorPool
     tracker: RunTracker
+    placement: Placement = field(default_factory=Placement)
+    stop: StopFlag | NeverAsked = field(default_factory=NeverAsked)
+    job: str = ""
+
+    @property
+    def max_failures(self) -> int:
+        """How often it may fail without coming further."""
+        return self.settings.learner.max_failures
 
 
 def run_spec(spec: RunSpec) -> None:
     """Run it to its end, or go on with it: with `learner.workers` 0 in this process, else under Ray Train.
 
-    A run that loses an actor for good goes back to its checkpoint, at most `learner.max_failures` times. Raises
-    `Stopped` when its tracker said so.
+    A run that loses an actor for good goes back to its checkpoint, at most `learner.max_failures` times without having
+    come further; so does one whose loss is not finite, once for the same update, since a bit may have flipped. Raises
+    `Stopped` when it was asked to stop, by its tracker or by `spec.stop`.
     """
-    if spec.settings.learner.workers:
-        _run_with_train(spec)
-        return
-    failures = 0
+    try:
+        if spec.settings.learner.workers:
+            _run_with_train(spec)
+        else:
+            _run_here(spec)
+    finally:  # a process that is killed does not come by here: its try counts
+        end_tries(spec.folder)
+
+
+def _run_here(spec: RunSpec) -> None:
     while True:
+        begin_try(spec.folder, spec.job, spec.max_failures)
         try:
             _work(spec, rank=0, world=1)
             return
-        except (RayActorError, LostCall) as error:
-            failures += 1
-            if failures > spec.settings.learner.max_failures:
+        except Exception as error:
+            if not _worth_another_try(spec, error):
                 raise
-            log.warning("%s lost an actor (%s); going back to its checkpoint", spec.folder.name, type(error).__name__)
+            log.warning("%s goes back to its checkpoint: %s: %s", spec.folder.name, type(error).__name__, error)
+
+
+def _worth_another_try(spec: RunSpec, error: Exception) -> bool:
+    """Whether the error may not come again. Raises nothing; what it was is kept for the last try's message."""
+    note_error(spec.folder, spec.job, error)
+    if _diverged(error):
+        update = str(error).partition(":")[0]
+        return spec.max_failures > 0 and first_divergence(spec.folder, spec.job, update)
+    return isinstance(error, (RayActorError, LostCall))
 
 
 def _run_with_train(spec: RunSpec) -> None:
-    """Ray Train starts the workers, and starts them again from the run's checkpoint when one dies."""
-    learner = spec.settings.learner
+    """Ray Train starts the workers, and starts them again from the run's checkpoint when one dies.
+
+    It would count every failure of a run's life; how many there were without progress is counted in the run's folder.
+    """
+    learner, options = spec.settings.learner, spec.placement.learner
+    gpus = options.get("num_gpus", 1 if _enough_gpus(learner.workers) else 0)
+    resources = {"CPU": options["num_cpus"]} if "num_cpus" in options else {}
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"spec": spec},
-        scaling_config=ScalingConfig(num_workers=learner.workers, use_gpu=_enough_gpus(learner.workers)),
+        scaling_config=ScalingConfig(
+            num_workers=learner.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=({**resources, "GPU": gpus} if gpus else resources) or None,
+            label_selector=options.get("label_selector"),
+        ),
         run_config=RunConfig(
             name=spec.folder.name,
             storage_path=str(spec.folder.parent / "ray-train"),
-            failure_config=FailureConfig(max_failures=learner.max_failures),
+            failure_config=FailureConfig(max_failures=-1),
         ),
     )
-    result = trainer.fit()
-    if result.return_value is not None:
-        raise Stopped(**result.return_value)
+    outcome = _beside(trainer.fit).return_value
+    if isinstance(outcome, Exception):
+        raise outcome
+    if outcome is not None:
+        raise Stopped(**outcome)
 
 
-def _train_worker(config: dict[str, Any]) -> dict[str, Any] | None:
-    """None, or how the run was stopped: an error would make Ray Train start the workers again."""
-    context = ray.train.get_context()
+def _beside(fit: Callable[[], Any]) -> Any:
+    """What it returns, on a thread of its own: on the main thread Ray Train takes Ctrl-C for itself."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, name="ray-train", daemon=True).start()
+    return future.result()
+
+
+def _train_worker(config: dict[str, Any]) -> dict[str, Any] | Exception | None:
+    """None, how the run was stopped, or an error that would come again: one that is raised starts the workers again."""
+    context, spec = ray.train.get_context(), config["spec"]
+    rank, world = context.get_world_rank(), context.get_world_size()
+    tries = OnRankZero(_Tries(spec), rank, _broadcast if world > 1 else _itself)
     try:
-        _work(config["spec"], context.get_world_rank(), context.get_world_size())
+        tries.begin()
+        _work(spec, rank, world)
     except Stopped as stop:
         return {"step": stop.step, "early": stop.early}
+    except (NoProgress, WrongCheckpoint) as error:
+        return error
+    except Exception as error:
+        if _diverged(error) and not tries.again(error):  # on every rank alike: the norm is
+            return error
+        if rank == 0:
+            note_error(spec.folder, spec.job, error)
+        raise
     return None
+
+
+def _diverged(error: Exception) -> bool:
+    from ductile.learner import Diverged  # of torch, which whoever learns has imported
+
+    return isinstance(error, Diverged)
+
+
+class _Tries:
+    """The count of a run's tries, for rank 0."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+
+    def begin(self) -> None:
+        begin_try(self._spec.folder, self._spec.job, self._spec.max_failures)
+
+    def again(self, error: Exception) -> bool:
+        return _worth_another_try(self._spec, error)
 
 
 def _work(spec: RunSpec, rank: int, world: int) -> None:
@@ -107,7 +196,8 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     torch.set_num_threads(settings.learner.threads)
     variant = make_variant(settings.variant)
     judge = LocalJudge()
-    actor = DifficultyActor.remote(settings.difficulty) if rank == 0 else None
+    where = spec.placement.difficulty
+    actor = DifficultyActor.options(**where).remote(settings.difficulty) if rank == 0 else None
     share = _broadcast if world > 1 else _itself
 
     def port(target: Any) -> Any:
@@ -137,6 +227,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         store=store,
         resolve=judge.domain,
         brancher=brancher,
+        stop=port(spec.stop).asked,
     )
     try:
         run(settings, variant, ports, spec.identity)

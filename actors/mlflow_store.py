@@ -180,6 +180,34 @@ class MlflowStore:
             self._client.set_terminated(run_id, status)
         self._held.pop(run_id, None)
 
+    def try_out(self) -> None:
+        """Begin a run, log a value and delete it again; raises what keeps MLflow from it."""
+        run_id = self._client.create_run(self._experiment, run_name="doctor").info.run_id
+        try:
+            self._client.log_metric(run_id, "doctor", 1.0)
+            self._client.log_text(run_id, "here", "doctor.txt")
+        finally:
+            self._client.delete_run(run_id)
+
+    def find(self, named: str, kind: str) -> tuple[str, dict[str, str]]:
+        """Id and tags of the run of this kind with this id, this beginning of an id, or this name.
+
+        Raises `NoSuchRun` when there is none, when there are several, or when it is of another kind.
+        """
+        runs = list(self._search("tags.`ductile.kind` != ''", newest_first=True))
+        found = [run for run in runs if run.info.run_id.startswith(named)] if named else []
+        found = found or [run for run in runs if run.data.tags.get("mlflow.runName") == named]
+        right = [run for run in found if run.data.tags["ductile.kind"] == kind]
+        if len(right) == 1:
+            return str(right[0].info.run_id), dict(right[0].data.tags)
+        if right:
+            ids = ", ".join(run.info.run_id[:12] for run in right[:8])
+            raise NoSuchRun(f"{named!r} names {len(right)} runs; name one by its id: {ids}")
+        for run in found:
+            other = run.data.tags["ductile.kind"]
+            raise NoSuchRun(f"{named!r} is a {other}; go on with it by jobs.{other}")
+        raise NoSuchRun(f"no {kind} {named!r} in {self.uri}; name where it is with tracking.uri= or output=")
+
     def newest_comparison(self) -> str:
         """The id of the comparison that began last. Raises `NoSuchRun`."""
         runs = self._search("tags.`ductile.kind` = 'compare'", newest_first=True)

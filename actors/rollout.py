@@ -62,12 +62,15 @@ class ActorPool:
     _begun: list[tuple[Sequence[Call], Sequence[Any]]] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
-    def start(cls, runs: int, dtype: str, settings: RolloutSettings, gpus: float = 0) -> ActorPool:
+    def start(
+        cls, runs: int, dtype: str, settings: RolloutSettings, gpus: float = 0, options: Mapping[str, Any] | None = None
+    ) -> ActorPool:
         """Start `rollout.actors` actors for each of the runs that go on at a time.
 
-        They hold no logical CPU: they work while their run's learner waits for them.
+        They hold no logical CPU: they work while their run's learner waits for them. options: more of Ray's, from
+        `placement.place`.
         """
-        actor = RolloutActor.options(num_cpus=0, num_gpus=gpus)
+        actor = RolloutActor.options(**{"num_cpus": 0, "num_gpus": gpus, **(options or {})})
         return cls(tuple(actor.remote(dtype, settings.threads) for _ in range(runs * settings.actors)), settings)
 
     def at_home(self, slot: int) -> ActorPool:

@@ -61,6 +61,8 @@ def execute(
     watched: makes the run's tracker. One that stops the run raises `Stopped`: MLflow's run is then KILLED, and its tag
     `ductile.stopped_early` has the step where the run was not worth going on with.
     """
+    if shared.stop.asked():  # before anything is begun: the next run of a job that is stopping
+        raise Stopped(0, early=False)
     with _alone(cell.folder):
         write_text(cell.folder / "settings.json", json.dumps(as_plain(cell.settings), indent=1))
         run_id: str = ray.get(
@@ -70,7 +72,7 @@ def execute(
                 settings=as_plain(cell.settings),
                 key=cell.key,
                 parent=cell.parent,
-                tags=dict(cell.tags),
+                tags={"folder": str(cell.folder), **cell.tags},
             )
         )
         spec = RunSpec(
@@ -81,6 +83,9 @@ def execute(
             folder=cell.folder,
             pool=shared.pool.at_home(slot),
             tracker=watched(RunTracker(shared.tracker, run_id)),
+            placement=shared.placement,
+            stop=shared.stop,
+            job=shared.job,
         )
         try:
             run_spec(spec)

@@ -1,11 +1,13 @@
 """A comparison: every variant through every plan with every seed: `python -m jobs.compare experiment=too_hard`.
 
 The same command goes on with a comparison that was interrupted; more seeds are added to the ones that are there.
+By its MLflow id it goes on too: `python -m jobs.compare resume=ID [tracking.uri=...]`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import ray
 
+from actors.placement import at_a_time
 from ductile.config import RunSettings
 from ductile.paths import inside
 from ductile.settings import as_plain
@@ -22,6 +25,7 @@ from jobs.display import expect
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
 from jobs.grid import run_grid
 from jobs.reporting import report_at_end
+from jobs.resume import CELLS, asked_to_resume, kept_comparison
 from jobs.usage import main_arguments
 
 log = logging.getLogger("ductile")
@@ -29,17 +33,19 @@ log = logging.getLogger("ductile")
 
 def job() -> int:
     """Run the grid under Ray Tune, then print the table and write the report. Exit code 1 when a run failed."""
-    grid, wanted = compare_settings(parse(main_arguments("compare", __doc__ or "")))
+    request = parse(main_arguments("compare", __doc__ or ""))
+    grid, wanted = kept_comparison(request) if asked_to_resume(request) else compare_settings(request)
     settings = [absolute(each) for each in wanted]
     first = settings[0]
-    with start(first) as tracker:
-        runs = _at_a_time(first, len(settings))
-        shared = share(first, tracker, any(needs_expert(each) for each in settings), runs)
+    with start(first) as begun:
+        tracker, runs = begun.tracker, at_a_time(first, len(settings))
+        shared = share(first, begun, any(needs_expert(each) for each in settings), runs)
         cells = _cells(settings, shared)
         expect(len(cells))
         folder = cells[0].folder.parent
         described = {"compare": as_plain(grid), "base": as_plain(first)}
         parent = ray.get(tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name))
+        tracker.artifact.remote(parent, CELLS, json.dumps([as_plain(each) for each in settings]))
         failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
     report_at_end(first.tracking, Path(first.output), parent, folder / "report")
@@ -64,12 +70,6 @@ def _cells(settings: Sequence[RunSettings], shared: Shared) -> list[Cell]:
         )
         for each, identity in zip(settings, identities, strict=True)
     ]
-
-
-def _at_a_time(settings: RunSettings, count: int) -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    per_run = max(1, settings.learner.workers)
-    return max(1, min(settings.cluster.concurrent or cpus // per_run, count))
 
 
 if __name__ == "__main__":

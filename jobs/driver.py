@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import signal
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +21,21 @@ from ray._private import ray_constants
 from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.placement import Placement, PlacementError, place
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
-from actors.tracker import TrackingError
+from actors.stop import StopFlag
+from actors.tracker import TrackingError, tracking_uri
+from actors.tries import NoProgress
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
 from ductile.models.trust import VARIABLE
+from ductile.ports import Stopped
 from ductile.secrets import RedactingFormatter, redacted
 from ductile.settings import SettingsError, as_plain, build
 from ductile.variants import make_variant
 from jobs.display import watch
+from jobs.stopping import Stopping, Terminated, stoppable
 from jobs.tracked import close_tracker, start_tracker
 
 log = logging.getLogger("ductile")
@@ -36,34 +44,60 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Shared:
-    """What the runs of a job share. The driver owns the actors: when it goes, they go."""
+    """What the runs of a job share. The driver owns the actors: when it goes, they go. job: this start of it."""
 
     tracker: Any
     base: Path
     expert: Path
     pool: ActorPool
+    placement: Placement
+    stop: StopFlag
+    job: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is there before the models are: the tracker, and the request to stop."""
+
+    tracker: Any
+    stopping: Stopping
+
+
+class JobStopped(Exception):
+    """The job was asked to stop, and has. The message says what goes on with it; number: the signal that asked."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def main(job: Callable[[], int]) -> None:
-    """Run a job and exit: 0, 1 failed, 2 wrong settings, 130 stopped. What a user can mend has no traceback."""
+    """Run a job and exit: 0, 1 failed, 2 wrong settings, 130 stopped (143 by SIGTERM).
+
+    What a user can mend has no traceback.
+    """
     logging.basicConfig(level=logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     sys.excepthook = _tell
     for chatty in ("alembic", "ray", "mlflow", "filelock", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _terminated)  # until a job takes it for a request to stop
     try:
         code = job()
-    except (SettingsError, WrongCheckpoint, TrackingError) as error:
+    except (SettingsError, PlacementError, WrongCheckpoint, TrackingError, NoProgress) as error:
         print(redacted(str(error)), file=sys.stderr)
-        code = 2 if isinstance(error, SettingsError) else 1
+        code = 2 if isinstance(error, (SettingsError, PlacementError)) else 1
     except RayActorError as error:
         line = f"an actor that the job cannot do without died; the same command goes on: {error}"
         print(redacted(line), file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:
+    except JobStopped as stopped:
+        print(redacted(str(stopped)), file=sys.stderr)
+        code = 128 + stopped.number
+    except KeyboardInterrupt as stopped:
         print("stopped; the same command goes on from the latest checkpoints", file=sys.stderr)
-        code = 130
+        code = 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
     raise SystemExit(code)
 
 
@@ -72,33 +106,63 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
     print(redacted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
-@contextmanager
-def start(settings: RunSettings) -> Iterator[Any]:
-    """Connect to Ray (the job's own, the cluster named, or a local one for as long as this lasts); yields the tracker.
+def _terminated(_number: int, _frame: Any) -> None:
+    raise Terminated
 
-    On the way out, runs that still go on are marked KILLED, and what MLflow does not have is told.
+
+@contextmanager
+def start(settings: RunSettings) -> Iterator[Job]:
+    """Connect to Ray (the job's own, the cluster named, or a local one for as long as this lasts).
+
+    On the way out, runs that still go on are marked KILLED, and what MLflow does not have is told. A job whose runs
+    stopped because it was asked to raises `JobStopped`.
     """
-    _start_ray(settings)
+    connect(settings)
+    uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
         # On this node: its database and the folder of its journals are paths here.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         tracker = start_tracker(settings, here)
         try:
-            with watch(tracker):
-                yield tracker
+            with stoppable() as stopping, watch(tracker):
+                try:
+                    yield Job(tracker, stopping)
+                except Stopped as error:
+                    raise JobStopped(_how_to_go_on(settings, tracker, uri), stopping.number or signal.SIGINT) from error
         finally:
             close_tracker(tracker, settings)
     finally:
         ray.shutdown()
 
 
-def share(settings: RunSettings, tracker: Any, needs_expert: bool, runs: int) -> Shared:
-    """Build the base models that are missing, then start the rollout actors for so many runs at a time."""
+def _how_to_go_on(settings: RunSettings, tracker: Any, uri: str) -> str:
+    """The commands that go on with what was stopped."""
+    where = [f"tracking.uri={uri}"]
+    if settings.tracking.experiment != type(settings.tracking)().experiment:
+        where.append(f"tracking.experiment={settings.tracking.experiment}")
+    going = [row for row in ray.get(tracker.live.remote()) if row["kind"] in ("run", "compare")]
+    whole = [row for row in going if row["kind"] == "compare"] or [row for row in going if row["status"] == "KILLED"]
+    commands = [shlex.join(["python", "-m", f"jobs.{row['kind']}", f"resume={row['run_id']}", *where]) for row in whole]
+    return "\n".join(["stopped; the same command goes on" + (", or" if commands else ""), *commands])
+
+
+def share(settings: RunSettings, job: Job, needs_expert: bool, runs: int) -> Shared:
+    """Find a place for every role, build the base models that are missing, and start the rollout actors.
+
+    runs: how many go on at a time. Raises `PlacementError`, and `Stopped` when asked to while models are built: they
+    go on from checkpoints of their own.
+    """
+    placement = place(settings, runs) if runs else Placement()
     names = ["base", "expert"] if needs_expert else ["base"]
-    built = ray.get([build_model.remote(settings.model, name, settings.cache, tracker) for name in names])
+    building = [build_model.remote(settings.model, name, settings.cache, job.tracker) for name in names]
+    while len(ray.wait(building, num_returns=len(building), timeout=0.2)[0]) < len(building):
+        if job.stopping.asked():
+            raise Stopped(0, early=False)
+    built = ray.get(building)
     gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
-    pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus)
-    return Shared(tracker, Path(built[0]), Path(built[-1]), pool)
+    pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus, placement.rollout)
+    flag = job.stopping.flag
+    return Shared(job.tracker, Path(built[0]), Path(built[-1]), pool, placement, flag, uuid.uuid4().hex)
 
 
 def needs_expert(settings: RunSettings) -> bool:
@@ -125,7 +189,8 @@ def _absolute_files(value: Any) -> Any:
     return value
 
 
-def _start_ray(settings: RunSettings) -> None:
+def connect(settings: RunSettings) -> None:
+    """Connect this process to the Ray that the settings name, or start one here."""
     # Workers import `ductile` from platform/ also where the project is not installed, as under `ray job submit`.
     paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
     environment = {

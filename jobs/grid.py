@@ -12,6 +12,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from actors.placement import Placement
+from ductile.ports import Stopped
 from jobs.cell import Cell, execute
 from jobs.driver import Shared
 
@@ -34,7 +36,10 @@ class Slots:
 
 
 def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> dict[str, str]:
-    """Run the cells that are not finished; name -> reason of those that failed."""
+    """Run the cells that are not finished; name -> reason of those that failed.
+
+    Raises `Stopped` when the job was asked to stop and its runs have.
+    """
     waiting = [cell for cell in cells if not cell.finished]
     if not waiting:
         return {}
@@ -44,24 +49,40 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
         # An error would come again and is a result; what Tune tries again is a process that died.
         try:
             outcome = {"run_id": execute(waiting[config["cell"]], shared, slot_of(slots) % runs), "error": ""}
+        except Stopped:
+            outcome = {"run_id": "", "error": "stopped"}
         except Exception as error:
             log.exception("%s failed", waiting[config["cell"]].name)
             outcome = {"run_id": "", "error": f"{type(error).__name__}: {error}"}
         tune.report(outcome)
 
     tuner = tune.Tuner(
-        # With workers, the trial's own process only waits: the CPUs are theirs. Tune refuses to ask for nothing at all.
-        tune.with_resources(trial, {"memory": 1} if waiting[0].settings.learner.workers else {"CPU": 1}),
+        tune.with_resources(trial, resources(waiting[0].settings.learner.workers, shared.placement)),
         param_space={"cell": tune.grid_search(list(range(len(waiting))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=runs, reuse_actors=True),
         run_config=tune.RunConfig(
             name="ray-tune",
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=waiting[0].settings.learner.max_failures),
+            failure_config=tune.FailureConfig(max_failures=-1),  # each run counts its own: actors/tries.py
             verbose=0,
         ),
     )
-    return failures(waiting, [(result.config, result.error, result.metrics) for result in tuner.fit()])
+    results = [(result.config, result.error, result.metrics) for result in tuner.fit()]
+    if shared.stop.asked():
+        raise Stopped(0, early=False)
+    return failures(waiting, results)
+
+
+def resources(workers: int, placement: Placement) -> dict[str, float] | tune.PlacementGroupFactory:
+    """What a trial takes. With workers it only waits: the CPUs are theirs. Tune refuses to ask for nothing."""
+    if workers:
+        return {"memory": 1}
+    options = placement.learner
+    bundle = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
+    bundle = {name: amount for name, amount in bundle.items() if amount} or {"memory": 1}
+    if "label_selector" not in options:
+        return bundle
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[dict(options["label_selector"])])
 
 
 def failures(cells: Sequence[Cell], results: Sequence[tuple[Any, Any, Any]]) -> dict[str, str]:

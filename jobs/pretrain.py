@@ -10,8 +10,8 @@ from jobs.usage import main_arguments
 def job() -> int:
     """Build what is missing; prints the folders."""
     settings = absolute(run_settings(parse(main_arguments("pretrain", __doc__ or ""))))
-    with start(settings) as tracker:
-        shared = share(settings, tracker, needs_expert=True, runs=0)
+    with start(settings) as begun:
+        shared = share(settings, begun, needs_expert=True, runs=0)
     print(f"base    {shared.base}\nexpert  {shared.expert}")
     return 0
 

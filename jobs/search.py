@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,27 @@ class ThresholdSearch(Searcher):
     on the first two alone.
     """
 
-    def __init__(self, sweep: SweepSettings, objectives: Sequence[str], seed: int, folder: Path) -> None:
+    def __init__(
+        self,
+        sweep: SweepSettings,
+        objectives: Sequence[str],
+        seed: int,
+        folder: Path,
+        stopping: Callable[[], bool] = bool,  # no
+    ) -> None:
         super().__init__(metric=list(objectives), mode=["max"] * len(objectives))
         self._sweep, self._objectives, self._seed, self._folder = sweep, tuple(objectives), seed, folder
         self._study = optuna.create_study(directions=["maximize"] * len(objectives))
         self._told: dict[str, optuna.Trial] = {}
-        self._number = 0
+        self._number, self._stopping = 0, stopping
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial's; what it was given in an earlier process of this search is what it gets again."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's; what it was given in an earlier process of this search is what it gets again.
+
+        A search that is asked to stop suggests no more.
+        """
+        if self._stopping():
+            return Searcher.FINISHED
         number, self._number = self._number, self._number + 1
         kept = trial_folder(self._folder, number) / "trial.json"
         if kept.exists():

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from actors.placement import at_a_time
 from ductile.config import RunSettings, SweepSettings
 from ductile.paths import inside
 from ductile.report.tables import print_table
@@ -26,7 +27,7 @@ from ductile.versions import versions
 from jobs.cell import identity_of
 from jobs.configure import parse, sweep_settings
 from jobs.display import expect
-from jobs.driver import absolute, main, needs_expert, share, start
+from jobs.driver import Job, absolute, main, needs_expert, share, start
 from jobs.search import trial_folder
 from jobs.trials import Search, outcome_of, run_trials
 from jobs.usage import main_arguments
@@ -36,15 +37,15 @@ def job() -> int:
     """Run the trials, then print the table and write map and summary. Exit code 1 when a trial failed."""
     sweep, settings = sweep_settings(parse(main_arguments("sweep", __doc__ or "")))
     settings = absolute(settings)
-    with start(settings) as tracker:
-        failed = search_on(sweep, settings, tracker)
+    with start(settings) as begun:
+        failed = search_on(sweep, settings, begun)
     return 1 if failed else 0
 
 
-def search_on(sweep: SweepSettings, settings: RunSettings, tracker: Any) -> dict[int, str]:
+def search_on(sweep: SweepSettings, settings: RunSettings, begun: Job) -> dict[int, str]:
     """The whole search on a Ray that runs, with its report; number -> reason of the trials that failed."""
-    runs = _at_a_time(sweep, settings)
-    shared = share(settings, tracker, needs_expert(settings), runs)
+    tracker, runs = begun.tracker, at_a_time(settings, sweep.trials)
+    shared = share(settings, begun, needs_expert(settings), runs)
     name = f"{settings.name}-{_hash(sweep, identity_of(settings, shared).run)}"
     folder = inside(Path(settings.output), name)
     over = sum(outcome_of(trial_folder(folder, number)) is not None for number in range(sweep.trials))
@@ -93,11 +94,6 @@ def _hash(sweep: SweepSettings, run: str) -> str:
     """What makes it this search: the run that it varies and what it searches, not how many trials it has had."""
     what = {**as_plain(replace(sweep, trials=1)), "run": run}
     return hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=4).hexdigest()
-
-
-def _at_a_time(sweep: SweepSettings, settings: RunSettings) -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return max(1, min(settings.cluster.concurrent or cpus // max(1, settings.learner.workers), sweep.trials))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.tracker import TrackerActor, TrackingError, tracking_uri
 from actors.tracking import FOLDER
 from ductile.config import RunSettings, TrackingSettings
+from ductile.secrets import redacted
 from jobs.display import duration
 
 log = logging.getLogger("ductile")

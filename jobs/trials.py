@@ -31,7 +31,7 @@ from ductile.sweep import (
 )
 from jobs.cell import Cell, execute, identity_of
 from jobs.driver import Shared
-from jobs.grid import Slots, slot_of
+from jobs.grid import Slots, resources, slot_of
 from jobs.search import ThresholdSearch, trial_folder
 
 log = logging.getLogger("ductile")
@@ -53,16 +53,18 @@ class Search:
 
 
 def run_trials(search: Search) -> dict[int, str]:
-    """Run the trials that are not over, then end the rollout actors; number -> reason of the trials that failed."""
+    """Run the trials that are not over, then end the rollout actors; number -> reason of the trials that failed.
+
+    Raises `Stopped` when the job was asked to stop and its runs have.
+    """
     sweep, settings = search.sweep, search.settings
     desk, slots = DeskActor.remote(), Slots.remote()
     trainable = tune.with_parameters(Trial, search=search, desk=desk, slots=slots)
     objectives = list(searched_objectives(sweep, settings))
     tuner = tune.Tuner(
-        # With workers, the trial's own process only waits: the CPUs are theirs. Tune refuses to ask for nothing at all.
-        tune.with_resources(trainable, {"memory": 1} if settings.learner.workers else {"CPU": 1}),
+        tune.with_resources(trainable, resources(settings.learner.workers, search.shared.placement)),
         tune_config=tune.TuneConfig(
-            search_alg=ThresholdSearch(sweep, objectives, settings.seed, search.folder),
+            search_alg=ThresholdSearch(sweep, objectives, settings.seed, search.folder, search.shared.stop.asked),
             scheduler=_scheduler(sweep, settings, objectives),
             num_samples=sweep.trials,
             max_concurrent_trials=search.runs,
@@ -72,12 +74,15 @@ def run_trials(search: Search) -> dict[int, str]:
             name="ray-tune",
             storage_path=str(search.folder),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs have checkpoints of their own
-            failure_config=tune.FailureConfig(max_failures=settings.learner.max_failures),
+            failure_config=tune.FailureConfig(max_failures=-1),
             callbacks=[Dismiss(desk)],
             verbose=0,
         ),
     )
-    failed = _failures(search, [(result.config, result.error, result.metrics) for result in tuner.fit()])
+    results = [(result.config, result.error, result.metrics) for result in tuner.fit()]
+    if search.shared.stop.asked():
+        raise Stopped(0, early=False)
+    failed = _failures(search, results)
     # Handles were put into Ray's store with the trials, so that Ray no longer counts them. After an error the job ends,
     # and they with it.
     for actor in (desk, slots, *search.shared.pool.actors):

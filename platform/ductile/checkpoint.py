@@ -29,7 +29,6 @@ from ductile.manifest import (
     surplus,
     verify,
 )
-
 from ductile.paths import inside
 
 if TYPE_CHECKING:

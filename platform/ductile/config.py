@@ -791,18 +791,31 @@ class RoleSettings:
 
     cpus: float | None = setting(None, "logical CPUs of each; unset: what the role needs", low=0)
     gpus: float | None = setting(None, "GPUs of each; unset: what there is for the role", low=0)
-    nodes: str = setting("", "label of Ray nodes that it may be on, as in role=rollout; empty: any")
+    nodes: str = setting("", "label of Ray nodes that it may be on, as in role:rollout; empty: any")
+
+    @property
+    def label(self) -> dict[str, str]:
+        """Key and value of the label, empty for any node."""
+        key, _, value = self.nodes.replace("=", ":", 1).partition(":")
+        return {key: value} if key else {}
+
+    def check(self) -> Iterator[str]:
+        if self.nodes and not all([*self.label, *self.label.values()]):
+            yield f"nodes: {self.nodes!r} is no label; write key:value, as in role:rollout"
 
 
 @dataclass(frozen=True)
 class PlacementSettings:
-    """Where a run's actors are: a placement group of the roles rollout, learner and difficulty."""
+    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty. No place is refused at once."""
 
     strategy: str = setting(
         "anywhere",
         "anywhere: where Ray finds room; together: on as few nodes as possible; apart: rollout and learner on "
         "different nodes",
         choices=("anywhere", "together", "apart"),
+    )
+    patience_s: float = setting(
+        0.0, "how long to wait for nodes that an autoscaler is starting; 0: what is not there is refused at once", low=0
     )
     rollout: RoleSettings = setting(RoleSettings, "rollout actors")
     learner: RoleSettings = setting(RoleSettings, "learner workers")

@@ -60,7 +60,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tracker(output: Path, cache: Path) -> Iterator[Any]:
+def begun(output: Path, cache: Path) -> Iterator[Any]:
     """One Ray for the searches of this module."""
     where = (f"output={output}", f"cache={cache}", "cluster.cpus=4")
     with start(absolute(sweep_settings(parse([*SEARCH, *where]))[1])) as started:
@@ -68,13 +68,13 @@ def tracker(output: Path, cache: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def search(tracker: Any, output: Path, cache: Path, request: pytest.FixtureRequest) -> Callable[..., dict[int, str]]:
+def search(begun: Any, output: Path, cache: Path, request: pytest.FixtureRequest) -> Callable[..., dict[int, str]]:
     """Run a search named for the test; what it returns are the trials that failed."""
 
     def run(*more: str) -> dict[int, str]:
         where = (f"output={output}", f"cache={cache}", f"name={request.node.originalname}", "cluster.concurrent=1")
         sweep, settings = sweep_settings(parse([*SEARCH, *where, *more]))
-        return search_on(sweep, absolute(settings), tracker)
+        return search_on(sweep, absolute(settings), begun)
 
     return run
 
