@@ -60,6 +60,8 @@ def save(ports: Ports, state: State, identity: Identity) -> None:
         ports.learner.save(folder / "learner")
         save_file(dict(ports.difficulty.snapshot()), folder / "difficulty.safetensors")
         save_file(dict(ports.reestimation.snapshot()), folder / "reestimation.safetensors")
+        if ports.ahead:
+            save_file(ports.ahead.snapshot(), folder / "ahead.safetensors")
         document = {
             "fingerprint": identity.run,
             "state": asdict(state),
@@ -86,6 +88,8 @@ def resume(ports: Ports, identity: Identity) -> State:
     ports.learner.load(folder / "learner")
     ports.difficulty.restore(load_file(folder / "difficulty.safetensors"))
     ports.reestimation.restore(load_file(folder / "reestimation.safetensors"))
+    if ports.ahead:
+        ports.ahead.restore(load_file(folder / "ahead.safetensors"))
     ports.course.restore(document["course"])
     ports.contexts.restore(document["contexts"])
     return State(**document["state"])

@@ -31,6 +31,7 @@ from ductile.checks.measured import (
     probe_mistakes,
 )
 from ductile.checks.scored import static_score_mistakes
+from ductile.checks.stale import staleness_mistakes
 from ductile.config import RunSettings
 
 
@@ -58,6 +59,7 @@ def check(settings: RunSettings) -> list[str]:
         switch_mistakes,
         adapter_mistakes,
         static_score_mistakes,
+        staleness_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]
 
