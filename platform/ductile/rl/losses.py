@@ -100,9 +100,9 @@ def importance(proximal_logps: Tensor, behaviour_logps: Tensor, inside: Tensor, 
 
     The decoupled objective (arXiv 2110.00641, as in AReaL, arXiv 2505.24298) is w times the clipped loss, whose ratio
     is to the proximal policy: the one that the update began with. So the clip bounds how far the update goes, and not
-    how far the policy had gone since it sampled. Truncation as in IMPALA (arXiv 1802.01561, c-bar). Below the cap, w * f
-    has the expectation under the behaviour policy that f has under the proximal one, token by token given what stands
-    before; the states themselves stay those of the behaviour policy.
+    how far the policy had gone since it sampled. Truncation as in IMPALA (arXiv 1802.01561, c-bar). Below the cap,
+    w * f has the expectation under the behaviour policy that f has under the proximal one, token by token given what
+    stands before; the states themselves stay those of the behaviour policy.
 
     proximal_logps, behaviour_logps: [row, token] float32, nats; inside: [row, token] bool; cap: `inf` cuts nothing.
     Returns [row, token]; for gspo, whose ratio is the completion's, its geometric mean over the tokens is cut.
