@@ -182,6 +182,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     # Imported here: the driver and Ray Train's controller need neither torch nor DeepSpeed.
     import torch
 
+    from ductile.ahead import make_ahead
     from ductile.branch import LocalBrancher
     from ductile.contexts import make_contexts
     from ductile.course import Course
@@ -223,6 +224,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         course=Course(settings, difficulty, judge.domain),
         contexts=contexts,
         reestimation=Reestimation(settings, difficulty, rollouts, pool, store),
+        ahead=make_ahead(pool, settings.rollout.staleness),
         tracker=port(spec.tracker),
         store=store,
         resolve=judge.domain,

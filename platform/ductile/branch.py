@@ -57,6 +57,8 @@ def branch_probe(
 ) -> dict[str, Any]:
     """Train `learner`, made for the request and thrown away after it, for the budget of `probe.branch`.
 
+    Its rollouts are never stale: how a run overlaps its work is no part of its policy's plasticity.
+
     Returns plain values. steps: of the `evals` evaluations, evenly spaced, the first before the first step and the last
     after the last; passed: [eval][problem], mean over the judged samples, None where none could be judged;
     silent_share: mean over RL steps, None for supervised ones; trained_tokens: completion tokens learned from;
@@ -69,7 +71,7 @@ def branch_probe(
     plain = without_remedies(settings)
     table = DifficultyTable(plain.difficulty)
     course, contexts = Course(plain, table, resolve), make_contexts(settings, pool, judge)
-    ports = StepPorts(pool, learner, table, judge, course, contexts, NoReestimation())
+    ports = StepPorts(pool, learner, table, judge, course, contexts, NoReestimation(), ahead=None)
     if request.ended is not None:
         ended = phase_of(settings, request.ended, resolve)
         switch(settings, variant, ended, switch_stream(ended.name), ports)
@@ -94,8 +96,8 @@ def branch_probe(
     steps, passed = [0], [evaluated(policy, 0)]
     for step in range(branch.steps):
         if request.mode == "rl":
-            stream = f"branch/{request.repetition}/{step}"
-            policy, metrics = train_step(keyed, variant, phase, ports, policy, stream, step, budget)
+            series = f"branch/{request.repetition}"
+            policy, metrics = train_step(keyed, variant, phase, ports, policy, series, step, budget)
             silent.append(metrics.get("rollout/silent_share", 1.0))  # nothing judged is no gradient either
         else:
             policy = _supervised_step(keyed, phase, ports, step, budget)

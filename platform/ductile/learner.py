@@ -27,7 +27,7 @@ from ductile.models.load import check_same_tokenizer, load_model
 from ductile.ports import OTHER_DOMAINS, BranchRequest, Composition
 from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
-from ductile.rl.objective import Objective, micro_loss
+from ductile.rl.objective import IMPORTANCE_CAP, Objective, micro_loss, with_proximal
 from ductile.rl.supervised import Supervised, likelihood_loss
 from ductile.trainable import make_trainable
 from ductile.variants.base import Dialled, Variant, scheduled_alpha
@@ -45,7 +45,7 @@ def make_learner(
     """
     composition = run_composition(settings, variant, base, expert)
     check_same_tokenizer([member.path for member in composition.members])
-    objective, lr = variant.objective(settings.objective), variant.lr or settings.learner.lr
+    objective, lr = _of_stale(variant.objective(settings.objective), settings), variant.lr or settings.learner.lr
     return PolicyLearner(settings, composition, objective, lr, models=models, schedule=_schedule(settings, variant))
 
 
@@ -109,6 +109,13 @@ def branch_learner(
         learner._engine.load(folder)
         learner._read()
     return learner
+
+
+def _of_stale(objective: Objective | Supervised, settings: RunSettings) -> Objective | Supervised:
+    """The objective of a run whose rollouts may be stale. Imitation has no ratio, and so no weights."""
+    if not settings.rollout.staleness or isinstance(objective, Supervised):
+        return objective
+    return replace(objective, importance_cap=settings.objective.importance_cap or IMPORTANCE_CAP)
 
 
 def _schedule(settings: RunSettings, variant: Variant) -> Schedule | None:
@@ -431,7 +438,8 @@ class PolicyLearner:
         kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
         for _ in range(learner.epochs):
-            sums = [self._backward(micro, last=micro is micros[-1] and not kept) for micro in micros]
+            done = [self._backward(micro, last=micro is micros[-1] and not kept) for micro in micros]
+            micros, sums = [micro for micro, _ in done], [part for _, part in done]
             remembered = [self._backward_memory(micro, last=micro is kept[-1]) for micro in kept]
             norm = self._engine.step()
             passes.append(_with_memory(_reduce(sums, world), _reduce(remembered, world)))
@@ -457,6 +465,12 @@ class PolicyLearner:
                 "learner/clip_share": last["clipped"] / last["tokens"],
                 "learner/ratio_max": last["ratio_max"],
             }
+        if "importance" in first:
+            metrics |= {
+                "learner/importance_mean": first["importance"] / first["tokens"],
+                "learner/importance_cut_share": first["importance_cut"] / first["tokens"],
+                "learner/importance_ess": first["importance"] ** 2 / (first["tokens"] * first["importance_squares"]),
+            }
         if "kl_tokens" in first:
             metrics["learner/kl_anchor"] = first["kl"] / first["kl_tokens"]
         return metrics
@@ -467,7 +481,8 @@ class PolicyLearner:
         self._engine.backward(loss, last)
         return sums
 
-    def _backward(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
+    def _backward(self, micro: MicroBatch, last: bool) -> tuple[MicroBatch, dict[str, Tensor]]:
+        """The micro-batch for the next pass, which keeps the proximal policy of the first, and the sums of this one."""
         ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
         anchor_logits = self._holds.anchor_logits(micro)
         logits = self._policy(ids, mask, trained=self._engine.module)
@@ -475,11 +490,13 @@ class PolicyLearner:
             loss, sums = likelihood_loss(logits, micro)
         else:
             objective = self._holds.with_coefficient(self._objective)
+            if objective.importance_cap is not None and micro.proximal_logps is None:
+                micro = with_proximal(micro, logits, temperature)
             loss, sums = micro_loss(logits, anchor_logits, micro, objective, temperature)
             if anchor_logits is not None:
                 sums["kl_tokens"] = sums["tokens"]
         self._engine.backward(loss, last)
-        return sums
+        return micro, sums
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from ductile.ahead import make_ahead
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
@@ -39,6 +40,7 @@ def local_ports(
         reestimation=Reestimation(
             settings, difficulty, Rollouts(settings, pool, judge, contexts, learner), pool, store
         ),
+        ahead=make_ahead(pool, settings.rollout.staleness),
         tracker=tracker,
         store=store,
         resolve=judge.domain,

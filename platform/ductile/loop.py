@@ -76,8 +76,8 @@ def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identi
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
         while state.step < phase.steps:
             measure.estimates(state, policy, phase)
-            stream = f"train/{state.phase}/{state.step}"
-            policy, metrics = train_step(settings, variant, phase, ports, policy, stream, state.step, state.budget)
+            series = f"train/{state.phase}"
+            policy, metrics = train_step(settings, variant, phase, ports, policy, series, state.step, state.budget)
             state.step += 1
             state.total += 1
             metrics |= {"phase/index": state.phase, **ports.store.metrics()}

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ductile.config import RunSettings
 from ductile.contexts import ContextPool, NoContexts
 from ductile.contexts.context import with_prefixes
 from ductile.ports import Judge, Learner, PolicyRef, RolloutPool, Sampling
 from ductile.problem import JudgedGroup, Problem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Those of a step's problems that have as many completions. places: of the problems among the step's."""
+
+    places: tuple[int, ...]
+    asked: list[Problem]
+    sampling: Sampling
 
 
 @dataclass
@@ -39,21 +51,37 @@ class Rollouts:
         self, policy: PolicyRef, problems: Sequence[Problem], stream: str, samples: int | Sequence[int]
     ) -> list[JudgedGroup]:
         """The problems' completions with their verdicts, in order. samples: of each, or one number for all."""
-        counts = [samples] * len(problems) if isinstance(samples, int) else samples
-        groups: list[list[JudgedGroup]] = [[] for _ in problems]
-        for size in dict.fromkeys(counts):
-            places = [place for place, count in enumerate(counts) if count == size]
-            asked = self.asked([problems[place] for place in places], stream)
+        judged = []
+        for part in self.parts(problems, stream, samples):
             began = time.monotonic()
-            sampled = self.pool.generate(policy, asked, self.sampling(stream, size))
+            sampled = self.pool.generate(policy, part.asked, part.sampling)
             self.seconds += time.monotonic() - began
-            judged = self.judge.judge(sampled)
-            share = len(judged) // len(places)
-            for position, group in enumerate(judged):
-                groups[places[position // share]].append(group)
-        return [group for each in groups for group in each]
+            judged.append((part.places, self.judge.judge(sampled)))
+        return in_order(judged)
+
+    def parts(self, problems: Sequence[Problem], stream: str, samples: int | Sequence[int]) -> Iterator[Part]:
+        """What the pool is asked for them, call by call. samples: as in `roll_out`."""
+        counts = [samples] * len(problems) if isinstance(samples, int) else samples
+        for size in dict.fromkeys(counts):
+            places = tuple(place for place, count in enumerate(counts) if count == size)
+            asked = self.asked([problems[place] for place in places], stream)
+            yield Part(places, asked, self.sampling(stream, size))
 
     def bare(self) -> Rollouts:
         """The same without contexts: how the untouched base is asked."""
         variant = replace(self.settings.variant, contexts=None)
         return replace(self, settings=replace(self.settings, variant=variant), contexts=NoContexts())
+
+
+def in_order(parts: Sequence[tuple[Sequence[int], Sequence[T]]]) -> list[T]:
+    """The groups of (places of problems, as many groups of each of them) in the order of the problems.
+
+    >>> in_order([((1,), ["b"]), ((0, 2), ["a", "a'", "c", "c'"])])
+    ['a', "a'", 'b', 'c', "c'"]
+    """
+    placed: dict[int, list[T]] = {}
+    for places, groups in parts:
+        share = len(groups) // len(places)
+        for position, place in enumerate(places):
+            placed[place] = [*groups[position * share : (position + 1) * share]]
+    return [group for place in sorted(placed) for group in placed[place]]

@@ -61,6 +61,8 @@ def save(ports: Ports, state: State, identity: Identity) -> None:
         "difficulty.safetensors": dict(ports.difficulty.snapshot()),
         "reestimation.safetensors": dict(ports.reestimation.snapshot()),
     }
+    if ports.ahead:
+        arrays["ahead.safetensors"] = ports.ahead.snapshot()
     document = json.dumps(
         {
             "version": VERSION,
@@ -102,6 +104,8 @@ def resume(ports: Ports, identity: Identity) -> State:
     ports.learner.load(folder / "learner")
     ports.difficulty.restore(load_file(folder / "difficulty.safetensors"))
     ports.reestimation.restore(load_file(folder / "reestimation.safetensors"))
+    if ports.ahead:
+        ports.ahead.restore(load_file(folder / "ahead.safetensors"))
     ports.course.restore(document["course"])
     ports.contexts.restore(document["contexts"])
     return State(**document["state"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ductile.ahead import Ahead
 from ductile.config import RunSettings
 from ductile.contexts import ContextPool
 from ductile.course import Course
@@ -43,7 +44,7 @@ REFILL_ROUNDS = 10
 
 @dataclass(frozen=True)
 class StepPorts:
-    """What a step talks to."""
+    """What a step talks to. ahead: where rollouts are begun before the step that learns from them, else None."""
 
     pool: RolloutPool
     learner: Learner
@@ -52,6 +53,7 @@ class StepPorts:
     course: Course
     contexts: ContextPool
     reestimation: Reestimation | NoReestimation
+    ahead: Ahead | None
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,23 @@ def train_step(
     phase: Phase,
     ports: StepPorts,
     policy: PolicyRef,
-    stream: str,
+    series: str,
     step: int,
     budget: dict[str, int],
 ) -> tuple[PolicyRef, dict[str, float]]:
-    """Ask, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics."""
-    started = time.monotonic()
+    """Ask, sample, judge, update, publish, observe: one RL step. Returns the new policy and the step's metrics.
+
+    series: of the streams of a phase's steps; this one's is `series/step`.
+    """
+    started, stream = time.monotonic(), f"{series}/{step}"
     evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
     rollouts = Rollouts(settings, ports.pool, ports.judge, ports.contexts, ports.learner)
-    judged, pilots, refilled = _rolled_out(settings, phase, ports, rollouts, policy, stream, step)
+    if ports.ahead:
+        judged, asynchronous = ports.ahead.roll_out(rollouts, ports.course, policy, phase, series, step, settings.seed)
+        pilots, refilled = list[JudgedGroup](), 0
+    else:
+        judged, pilots, refilled = _rolled_out(settings, phase, ports, rollouts, policy, stream, step)
+        asynchronous = {}
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     all_judged = [*judged, *pilots]
     metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
@@ -94,7 +104,7 @@ def train_step(
     groups = [group.group for group in all_judged]
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
     rolled_out = _completions(all_judged)
-    metrics |= reestimated
+    metrics |= reestimated | asynchronous
     learned = learned_completions(judged, settings.objective)
     metrics["rollout/wasted_share"] = 1 - learned / (rolled_out + beside.get("completions", 0))
     of_step = {
@@ -123,8 +133,9 @@ def train_step(
         metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
     metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
     metrics["rollout/seconds"] = rollouts.seconds
-    metrics["rollout/tokens_per_s"] = tokens / max(rollouts.seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started
+    sampling = metrics["time/step_s"] if ports.ahead else rollouts.seconds  # ahead it goes on all the time
+    metrics["rollout/tokens_per_s"] = tokens / max(sampling, 1e-9)
     return policy, metrics
 
 

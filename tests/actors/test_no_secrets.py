@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from actors.delivery import Point
 from actors.mlflow_store import MlflowStore
-from actors.tracking import Point, Tracking
+from actors.tracking import Tracking
 from ductile.checkpoint import write_text
 from ductile.config import ArchitectureSettings, RunSettings, TrackingSettings
 from ductile.identity import identify
@@ -86,7 +87,7 @@ def test_nothing_that_a_run_writes_or_says_holds_a_secret(
     build_llama(ArchitectureSettings(1, 16, 2, 32, 96), tokenizer, 0).save_pretrained(model)
     tokenizer.save_pretrained(model)
     identity, variant = identify(settings, [model]), make_variant(settings.variant)
-    tracking = Tracking(Quoting(address, "planted"), tmp_path / "spill", waits_s=(0.01,))
+    tracking = Tracking(Quoting(address, "planted"), tmp_path / "journal", pauses_s=(0.01, 0.01))
     run_id = tracking.begin("run", "planted", as_plain(settings), "key")
     learner = make_learner(settings, variant, model, model, tmp_path / "run" / "models")
     tracker = Told(tracking, run_id)
@@ -94,6 +95,7 @@ def test_nothing_that_a_run_writes_or_says_holds_a_secret(
     run(settings, variant, ports, identity)
     write_text(tmp_path / "run" / "settings.json", json.dumps(as_plain(settings)))
     tracking.finish(run_id, "FINISHED")
+    assert tracking.drain(30)
     tracking.close()
     report(TrackingSettings(uri=address, experiment="planted"), tmp_path, run_id)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ductile.config import RunSettings
-from ductile.learner import Diverged, PolicyLearner, branch_learner, distance, make_learner, rms_distance
+from ductile.learner import Diverged, PolicyLearner, _of_stale, branch_learner, distance, make_learner, rms_distance
 from ductile.models.load import load_model
 from ductile.ports import BranchRequest, PolicyRef, Sampling
 from ductile.problem import Group, JudgedGroup, Problem, Verdict
@@ -430,3 +430,27 @@ def test_base_weights_are_the_folder_s_also_on_a_branch_from_elsewhere(
     branch, saved = branch_of(learner, tmp_path), load_model(tiny_llama(0), "float32").state_dict()
     assert same(branch.base_weights(), saved) and same(learner.base_weights(), saved)
     assert not same(branch.weights(), saved)
+
+
+def test_every_pass_over_a_stale_batch_is_bound_to_the_policy_that_the_update_began_with(make: Make) -> None:
+    """By hand: the second of two passes has the first one's log-probabilities in its ratio, and its weights."""
+    settings = settings_of({"name": "parameter_only"}, lr=3e-2, epochs=2)
+    learner = make({"name": "parameter_only"}, lr=3e-2, epochs=2)
+    batch = batch_of(learner, "old")
+    learner.update(batch)  # the policy moves: the batch is stale now
+    stale = replace(settings, rollout=replace(settings.rollout, staleness=1))
+    learner._objective = _of_stale(learner._objective, stale)
+    seen: list[Tensor | None] = []
+    backward = learner._backward
+
+    def watched(micro: Any, last: bool) -> Any:
+        kept, sums = backward(micro, last)
+        seen.append(kept.proximal_logps)
+        return kept, sums
+
+    learner._backward = watched  # type: ignore[method-assign]
+    metrics = learner.update(batch)
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    for one, other in zip(first, second, strict=True):
+        assert one is not None and one is other
+    assert metrics["learner/ratio_max"] > 1.0 and 0 < metrics["learner/importance_ess"] < 1

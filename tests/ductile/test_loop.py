@@ -212,6 +212,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
             contexts=NoContexts(),
             reestimation=Reestimation(SETTINGS, difficulty, rollouts, watched, store),
             judge=judge,
+            ahead=None,
             tracker=tracker,
             store=store,
             resolve=make_domain,
@@ -226,7 +227,7 @@ def one_step(bench: Bench, policy: PolicyRef, budget: dict[str, int]) -> tuple[P
     phase = make_phase("hard", SETTINGS.phase["hard"], SETTINGS.seed, make_domain, "phase.hard")
     bench.ports.difficulty.start_phase(list(phase.pool))
     bench.calls.clear()
-    return train_step(SETTINGS, bench.variant, phase, bench.ports, policy, "train/2/7", 7, budget)
+    return train_step(SETTINGS, bench.variant, phase, bench.ports, policy, "train/2", 7, budget)
 
 
 def test_step_selects_samples_judges_updates_publishes_and_observes(bench: Callable[..., Bench]) -> None:
@@ -282,7 +283,7 @@ def test_replayed_problems_are_learned_from_and_are_no_part_of_the_phases_statis
     ports.difficulty.start_phase(list(phase.pool))
     ports.course.start_phase(phase, ())
     policy = PolicyRef(COMPOSITION, ("published", 0), 0)
-    _, metrics = train_step(settings, made.variant, phase, ports, policy, "train/0/0", 0, {})
+    _, metrics = train_step(settings, made.variant, phase, ports, policy, "train/0", 0, {})
     check_declared(metrics)
     assert [group.group.problem.id in phase.pool for group in made.variant.kept[0]] == [True, True, False]
     assert (metrics["rollout/pass_rate"], metrics["data/replay_pass_rate"]) == (0.0, 1.0)
@@ -309,7 +310,7 @@ def refilled(made: Bench, **objective: Any) -> tuple[dict[str, float], dict[str,
     made.ports.difficulty.start_phase(list(phase.pool))
     made.ports.course.start_phase(phase, ())
     policy = PolicyRef(COMPOSITION, ("published", 0), 0)
-    _, metrics = train_step(settings, made.variant, phase, made.ports, policy, "train/2/7", 7, budget)
+    _, metrics = train_step(settings, made.variant, phase, made.ports, policy, "train/2", 7, budget)
     return metrics, budget
 
 

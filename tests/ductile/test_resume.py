@@ -30,7 +30,7 @@ from ductile.variants import make_variant
 Logged = dict[tuple[int, str], float]
 TIMES = (
     "time/", "cost/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds", "difficulty/refresh_s",
-    "reestimate/waited_s", "checkpoint/",
+    "reestimate/waited_s", "rollout/waited_s", "checkpoint/",
 )  # fmt: skip
 TWO_PHASES = {
     "variant": {"name": "parameter_only"},

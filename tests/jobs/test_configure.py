@@ -271,7 +271,14 @@ def test_presets_pass_the_checks_of_their_experiment_and_no_two_are_alike() -> N
     made: dict[Any, str] = {}
     for variant in presets("variant"):
         settings = run("experiment=less_drift", f"variant={variant}")
-        own = [settings.variant, settings.objective, settings.switch, settings.data, settings.difficulty]
+        own = [
+            settings.variant,
+            settings.objective,
+            settings.switch,
+            settings.data,
+            settings.difficulty,
+            settings.rollout,
+        ]
         plain = as_plain([*own, settings.learner.lora])
         assert made.setdefault(json.dumps(plain, sort_keys=True), variant) == variant
 

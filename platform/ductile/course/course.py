@@ -27,10 +27,11 @@ from ductile.problem import JudgedGroup, Outcomes, Problem
 
 @dataclass(frozen=True)
 class Asked:
-    """What a step asked; it is never in a checkpoint, since none lies between asking and observing.
+    """What a step asked. It is in a checkpoint only where steps are asked ahead (`ahead.py`).
 
     replayed, reviewed: ids; left_out: those that the difficulty service may not select; eligible: how many it may;
-    deferred: share of the rung's problems that were deferred; hint: share of the work that was given.
+    deferred: share of the rung's problems that were deferred; hint: share of the work that was given; rung: of the
+    ladder, from 0.
     """
 
     replayed: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class Asked:
     eligible: int = 0
     deferred: float = 0.0
     hint: float = 0.0
+    rung: int = 0
     last_rung: int = 0
 
 
@@ -79,6 +81,7 @@ class Course:
             eligible=len(pool) - len(own),
             deferred=len(self._deferral.deferred(pool, step)) / len(pool),
             hint=hint_share(self._settings.data, step, phase.steps),
+            rung=self._ladder.rung,
             last_rung=len(phase.rungs),
         )
         ids = self._select(phase, others, step, seed, self._asked.left_out)
@@ -92,6 +95,15 @@ class Course:
         left_out = self._asked.left_out.union(asked).difference(self._asked.replayed)
         eligible = self._asked.eligible - len(left_out.difference(self._asked.left_out))
         return self.posed(phase, self._select(phase, min(count, eligible), step, seed, left_out))
+
+    @property
+    def asked(self) -> Asked:
+        """What was asked last; `recall` takes it."""
+        return self._asked
+
+    def recall(self, asked: Asked) -> None:
+        """Turn back to an earlier step: until the next `ask`, all other methods speak of what it asked."""
+        self._asked = asked
 
     @property
     def left_out(self) -> frozenset[str]:
@@ -128,8 +140,9 @@ class Course:
         metrics = self._difficulty.observe(own, step) | self._describe(successes(judged) if pilots else outcomes)
         self._review.observe(own)
         self._deferral.observe(own, step)
-        selected = {id: outcome for id, outcome in own.items() if id not in asked.reviewed}
-        self._ladder.observe(selected, asked.last_rung)
+        if asked.rung == self._ladder.rung:  # a step asked ahead may still be of the rung below: it was climbed since
+            selected = {id: outcome for id, outcome in own.items() if id not in asked.reviewed}
+            self._ladder.observe(selected, asked.last_rung)
         return metrics
 
     def snapshot(self) -> Mapping[str, Any]:

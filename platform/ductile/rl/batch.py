@@ -55,12 +55,17 @@ class Padded:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows as tensors. behaviour_logps: [row, position - 1] float32, 0 outside; advantages, weights: [row, 1]."""
+    """Rows as tensors. behaviour_logps: [row, position - 1] float32, 0 outside; advantages, weights: [row, 1].
+
+    proximal_logps: as behaviour_logps, of the policy that the update began with (`rl.losses.importance`); None where
+    the behaviour policy is taken for it.
+    """
 
     padded: Padded
     behaviour_logps: Tensor
     advantages: Tensor
     weights: Tensor
+    proximal_logps: Tensor | None = None
 
 
 def pad_rows(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], device: torch.device | str = "cpu") -> Padded:

@@ -95,6 +95,26 @@ def gspo_loss(
     return -torch.minimum(free, clipped), ratio, clipped < free
 
 
+def importance(proximal_logps: Tensor, behaviour_logps: Tensor, inside: Tensor, kind: str, cap: float) -> Tensor:
+    """Truncated importance weights of what an older policy sampled: w = min(p_proximal / p_behaviour, cap).
+
+    The decoupled objective (arXiv 2110.00641, as in AReaL, arXiv 2505.24298) is w times the clipped loss, whose ratio
+    is to the proximal policy: the one that the update began with. So the clip bounds how far the update goes, and not
+    how far the policy had gone since it sampled. Truncation as in IMPALA (arXiv 1802.01561, c-bar). Below the cap,
+    w * f has the expectation under the behaviour policy that f has under the proximal one, token by token given what
+    stands before; the states themselves stay those of the behaviour policy.
+
+    proximal_logps, behaviour_logps: [row, token] float32, nats; inside: [row, token] bool; cap: `inf` cuts nothing.
+    Returns [row, token]; for gspo, whose ratio is the completion's, its geometric mean over the tokens is cut.
+    """
+    difference = proximal_logps - behaviour_logps
+    if kind == "gspo":
+        lengths = inside.sum(dim=-1, keepdim=True).clamp(min=1)
+        mean = torch.where(inside, difference, 0.0).sum(dim=-1, keepdim=True) / lengths
+        difference = mean.expand_as(difference)
+    return torch.exp(difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).clamp(max=cap).detach()
+
+
 def token_weights(lengths: Tensor, kind: str, max_tokens: int) -> Tensor:
     """The weight of each token of a row such that the sum over all tokens is the average that `kind` names.
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ductile.rl.batch import MicroBatch
 from ductile.rl.kl import kl_estimate, token_entropy
+from ductile.rl.losses import importance
 from ductile.rl.losses import policy_loss as token_losses
+
+IMPORTANCE_CAP = 2.0
+"""Cut of importance weights where none is set (`objective.importance_cap`)."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class Objective:
     ema_decay:   share of the anchor "ema" that stays at each optimizer step
     l2_init, ewc: strengths of the pull of the weights after each optimizer step (`consolidation.py`); 0: none
     loss, dual_clip: as in `losses.policy_loss`
+    importance_cap: rollouts are stale, and their importance weights are cut to it (`losses.importance`): the policy
+                    loss and the KL, expectations over the sampled token, have them; the entropy is exact and has none.
+                    None: the behaviour policy is taken for the one that the update began with
     """
 
     clip_low: float
@@ -38,6 +46,7 @@ class Objective:
     ema_decay: float = 0.99
     l2_init: float = 0.0
     ewc: float = 0.0
+    importance_cap: float | None = None
 
     @property
     def acts_on_batch(self) -> bool:
@@ -66,20 +75,35 @@ def token_logps(logits: Tensor, micro: MicroBatch, temperature: float) -> tuple[
     return torch.log_softmax(scaled, dim=-1).gather(-1, following).squeeze(-1), scaled
 
 
+def with_proximal(micro: MicroBatch, logits: Tensor, temperature: float) -> MicroBatch:
+    """The micro-batch with the policy of these logits as the proximal one. logits: as in `micro_loss`."""
+    with torch.no_grad():
+        logps, _ = token_logps(logits, micro, temperature)
+    return replace(micro, proximal_logps=torch.where(micro.padded.completion, logps, 0.0))
+
+
 def micro_loss(
     logits: Tensor, anchor_logits: Tensor | None, micro: MicroBatch, objective: Objective, temperature: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of the step's loss, and sums over its tokens that the step's metrics are made of.
 
     Sums: loss and policy_loss are weighted as the loss is; kl, entropy, clipped, gap and tokens count every
-    completion token once; ratio_max is a maximum. Each a scalar without gradient.
+    completion token once; ratio_max is a maximum. Each a scalar without gradient. With `importance_cap` also sums of
+    the importance weights, their squares, and how many were cut; kl is then weighted by them, and ratio and clip are
+    those of the policy to the proximal one. Raises `ValueError` where that is missing (`with_proximal`).
     """
-    inside = micro.padded.completion
+    inside, before, stale = micro.padded.completion, micro.behaviour_logps, None
+    if objective.importance_cap is not None:
+        if micro.proximal_logps is None:
+            raise ValueError("importance_cap needs the micro-batch's proximal log-probabilities; see with_proximal")
+        before = micro.proximal_logps
+        free = importance(before, micro.behaviour_logps, inside, objective.loss, math.inf)
+        stale = free.clamp(max=objective.importance_cap)
     logps, scaled = token_logps(logits, micro, temperature)
     logps = torch.where(inside, logps, 0.0)
     policy, ratio, clipped = token_losses(
         logps,
-        micro.behaviour_logps,
+        before,
         micro.advantages,
         inside,
         objective.loss,
@@ -88,12 +112,16 @@ def micro_loss(
         objective.dual_clip,
     )
     weights = inside * micro.weights
+    if stale is not None:
+        policy = policy * stale
     policy_loss = (policy * weights).sum()
     loss = policy_loss
     kl = torch.zeros_like(logps)
     if anchor_logits is not None:
         anchor = torch.where(inside, token_logps(anchor_logits, micro, temperature)[0], 0.0)
         kl = kl_estimate(logps, anchor, objective.kl_estimator)
+        if stale is not None:
+            kl = kl * stale
         loss = loss + objective.kl * (kl * weights).sum()
     with torch.set_grad_enabled(objective.entropy > 0):
         entropy = token_entropy(scaled)
@@ -111,6 +139,12 @@ def micro_loss(
         "tokens": counted.sum(),
         "ratio_max": torch.where(counted, ratio, 0.0).max(),
     }
+    if stale is not None:
+        sums |= {
+            "importance": (stale * counted).sum(),
+            "importance_squares": (stale**2 * counted).sum(),
+            "importance_cut": ((free > stale) & counted).sum(),
+        }
     return loss, {name: value.detach() for name, value in sums.items()}
 
 
