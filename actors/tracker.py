@@ -11,6 +11,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+from actors.gauges import Gauges
 from actors.tracking import Tracking, TrackingError, tracking_uri
 
 __all__ = ["RunTracker", "TrackerActor", "TrackingError", "tracking_uri"]
@@ -27,6 +28,7 @@ class TrackerActor:
         from actors.mlflow_store import MlflowStore  # here alone: MLflow takes seconds to import
 
         self._tracking = Tracking(MlflowStore(uri, experiment), Path(spill))
+        self._gauges = Gauges(self._tracking.live, self._tracking.health)
 
     def ready(self) -> bool:
         return True
@@ -40,10 +42,13 @@ class TrackerActor:
         parent: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> str:
-        return self._tracking.begin(kind, name, settings, key, parent, tags)
+        run_id = self._tracking.begin(kind, name, settings, key, parent, tags)
+        self._gauges.begin(run_id, settings)
+        return run_id
 
     def metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         self._tracking.metrics(run_id, values, step)
+        self._gauges.logged(run_id, values)
 
     def progress(self, run_id: str, **state: Any) -> None:
         self._tracking.progress(run_id, **state)
