@@ -1,6 +1,6 @@
-"""Make the bucket of MLflow's artifacts where there is none: before the server starts, in compose and Kubernetes.
+"""Make the bucket of MLflow's artifacts where there is none, before the server starts.
 
-The address is MLFLOW_ARTIFACTS_DESTINATION (s3://bucket/prefix), the store MLFLOW_S3_ENDPOINT_URL, the keys boto3's own.
+The address is MLFLOW_ARTIFACTS_DESTINATION (s3://bucket/prefix), the store MLFLOW_S3_ENDPOINT_URL, keys are boto3's.
 """
 
 from __future__ import annotations
