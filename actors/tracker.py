@@ -19,6 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
+from actors.gauges import Gauges
 from actors.journal import Record, now
 from actors.tracking import Tracking, TrackingError, tracking_uri
 
@@ -44,6 +45,7 @@ class TrackerActor:
         from actors.mlflow_store import MlflowStore  # here alone: MLflow takes seconds to import
 
         self._tracking = Tracking(MlflowStore(uri, experiment), Path(folder), uri, job, patience_s)
+        self._gauges = Gauges(self._tracking.live, self._tracking.health)
 
     @ray.method(concurrency_group="begin")
     def reach(self) -> str | None:
@@ -59,13 +61,19 @@ class TrackerActor:
         parent: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> str:
-        return self._tracking.begin(kind, name, settings, key, parent, tags)
+        run_id = self._tracking.begin(kind, name, settings, key, parent, tags)
+        self._gauges.begin(run_id, settings)
+        return run_id
 
     def take(self, run_id: str, records: list[Record], sender: str, first: int, confirmed: int) -> None:
         self._tracking.take(run_id, records, sender, first, confirmed)
+        for record in records:
+            if record["do"] == "metrics":
+                self._gauges.logged(run_id, record["values"])
 
     def metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         self._tracking.metrics(run_id, values, step)
+        self._gauges.logged(run_id, values)
 
     def progress(self, run_id: str, **state: Any) -> None:
         self._tracking.progress(run_id, **state)
