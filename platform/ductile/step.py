@@ -18,6 +18,7 @@ from ductile.ports import (
     Learner,
     PolicyRef,
     RolloutPool,
+    RunPool,
     Store,
     Tracker,
 )
@@ -45,7 +46,7 @@ REFILL_ROUNDS = 10
 class StepPorts:
     """What a step talks to."""
 
-    pool: RolloutPool
+    pool: RunPool
     learner: Learner
     difficulty: DifficultyService
     judge: Judge
@@ -122,6 +123,7 @@ def train_step(
         passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
         metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
     metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
+    metrics |= ports.pool.counts()
     metrics["rollout/seconds"] = rollouts.seconds
     metrics["rollout/tokens_per_s"] = tokens / max(rollouts.seconds, 1e-9)
     metrics["time/step_s"] = time.monotonic() - started
