@@ -31,7 +31,7 @@ Handle = Hashable
 HEDGE_LEAST_S = 1.0
 """No call is begun twice before this: of short calls every hiccup is many times the median."""
 
-PROBE_AGAIN_S = (0.25, 8.0)
+PROBE_AGAIN_S = (0.25, 2.0)
 """An actor that did not answer a probe is probed again after so long, doubling up to the second."""
 
 

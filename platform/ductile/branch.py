@@ -30,7 +30,7 @@ from ductile.domains.free_text import ANSWER
 from ductile.memory import remember
 from ductile.models.load import encode_answered, load_tokenizer
 from ductile.plan import Phase, ResolveDomain, draw, make_phase, phase_of, require_problems
-from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, RunPool, Sampling, Store
+from ductile.ports import Brancher, BranchRequest, Judge, Learner, PolicyRef, RolloutPool, Sampling, Store
 from ductile.probes.branch import Arms, arm_name
 from ductile.probes.cost import MeteredPool
 from ductile.probes.evaluation import honest
@@ -51,7 +51,7 @@ def branch_probe(
     settings: RunSettings,
     variant: Variant,
     learner: Learner,
-    pool: RunPool,
+    pool: RolloutPool,
     judge: Judge,
     resolve: ResolveDomain,
 ) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class LocalBrancher:
     settings: RunSettings
     variant: Variant
     make_learner: Callable[[BranchRequest], Learner]
-    pool: RunPool
+    pool: RolloutPool
     judge: Judge
     resolve: ResolveDomain
 

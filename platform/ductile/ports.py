@@ -117,6 +117,9 @@ class RolloutPool(Protocol):
         NumPy arrays, and may be called again when a call is lost.
         """
 
+    def counts(self) -> Mapping[str, float]:
+        """`rollout/...`: the run's actors that are alive, and what was done again since this was last asked."""
+
 
 class RunPool(RolloutPool, Protocol):
     """The pool of a run, which re-estimates difficulty beside its training."""
@@ -126,9 +129,6 @@ class RunPool(RolloutPool, Protocol):
 
     def collect(self, begun: int) -> list[Group]:
         """Wait for what was begun, and forget it."""
-
-    def counts(self) -> Mapping[str, float]:
-        """`rollout/...`: the run's actors that are alive, and what was done again since this was last asked."""
 
     def score(self, policy: PolicyRef, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
         """For each group [completion] float64, log-probability of the whole completion under the policy, in nats."""

@@ -18,7 +18,6 @@ from ductile.ports import (
     Learner,
     PolicyRef,
     RolloutPool,
-    RunPool,
     Store,
     Tracker,
 )
@@ -46,7 +45,7 @@ REFILL_ROUNDS = 10
 class StepPorts:
     """What a step talks to."""
 
-    pool: RunPool
+    pool: RolloutPool
     learner: Learner
     difficulty: DifficultyService
     judge: Judge

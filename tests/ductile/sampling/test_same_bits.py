@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def bits(groups: list[Group]) -> list[tuple[bytes, bytes]]:
 
 def cut(items: list, cuts: list[int]) -> list[list]:
     ends = [0, *sorted(cuts), len(items)]
-    return [items[start:end] for start, end in zip(ends, ends[1:], strict=False) if end > start]
+    return [items[start:end] for start, end in pairwise(ends) if end > start]
 
 
 @pytest.mark.parametrize("samples", [1, 3])
