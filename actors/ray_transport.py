@@ -9,13 +9,20 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    WorkerCrashedError,
+)
 
 from actors.dispatch import Ended, Handle
 from actors.roster import Seats
 
 Call = Callable[[ActorHandle], Any]
-LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
+LOST = (RayActorError, ActorUnschedulableError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 """What a call ends with when the actor, its node, or the answer on the way went."""
 
 

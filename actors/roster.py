@@ -84,6 +84,11 @@ def keep_roster(
     return roster
 
 
+def release_nodes() -> None:
+    """Take back what was asked of an autoscaler: it would keep the nodes for ever."""
+    request_resources(bundles=[])
+
+
 def changes(nodes: Sequence[Node], seats: Sequence[Seat], runs: int, extra: int) -> tuple[list[Seat], list[Seat]]:
     """Who joins and who leaves. nodes: those that joined and are alive; seats: of the actors that joined before.
 

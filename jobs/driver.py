@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
+from actors.roster import release_nodes
 from actors.tracker import TrackerActor, TrackingError, tracking_uri
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
@@ -76,6 +77,8 @@ def start(settings: RunSettings) -> Iterator[Any]:
                 yield tracker
         finally:
             _close(tracker, spill)
+            if settings.rollout.actors_max:
+                release_nodes()
     finally:
         ray.shutdown()
 

@@ -17,7 +17,12 @@ def test_run_on_1_2_and_4_actors_ends_with_the_same_bits(command: Callable[..., 
     ended = []
     for actors in (1, 2, 4):
         output = tmp_path / str(actors)
-        settings = ("variant=parameter_only", "plan=guessable", "difficulty.reestimate=0.3")
+        settings = (
+            "variant=parameter_only",
+            "plan=guessable",
+            "difficulty.reestimate=0.3",
+            "probe.probes=[retention,drift]",
+        )
         finish(command("run", output, *settings, f"rollout.actors={actors}"))
         (folder,) = [path.parent for path in output.glob("*/settings.json")]
         latest = sorted(folder.glob("checkpoint-*"))[-1]
