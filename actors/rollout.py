@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -11,17 +14,18 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
 
+from actors.dispatch import Dispatcher, LostCall
+from actors.ray_transport import Call, RayTransport
+from actors.roster import keep_roster
 from ductile.config import RolloutSettings
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.worker import Published, RolloutWorker, new_token
 
-log = logging.getLogger(__name__)
+__all__ = ["ActorPool", "LostCall", "RolloutActor"]
 
 T = TypeVar("T")
-Call = Callable[[ActorHandle], Any]
 
 
 @ray.remote(max_restarts=-1)
@@ -48,34 +52,60 @@ class RolloutActor:
         return self._worker.inspect(_with_state(policy, state), measure)
 
 
-class LostCall(RuntimeError):
-    """A rollout call failed on every actor that it was tried on."""
-
-
 @dataclass(frozen=True)
 class ActorPool:
-    """A rollout pool on Ray actors, small enough to be sent to the runs that share it; the driver owns the actors."""
+    """A rollout pool on Ray actors, small enough to be sent to the runs that share it; the driver owns the actors.
+
+    actors: those that are there from the start, `rollout.actors` for each slot; roster: where all of the moment are
+    told (`roster.Roster`), None where none come and go.
+    """
 
     actors: tuple[ActorHandle, ...]
     settings: RolloutSettings
-    home: int = 0
-    _begun: list[tuple[Sequence[Call], Sequence[Any]]] = field(default_factory=list, init=False, repr=False)
+    slot: int = 0
+    roster: Any = None
+    _begun: list[Beside | None] = field(default_factory=list, init=False, repr=False)
+    _told: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     @classmethod
     def start(
-        cls, runs: int, dtype: str, settings: RolloutSettings, gpus: float = 0, options: Mapping[str, Any] | None = None
+        cls,
+        runs: int,
+        dtype: str,
+        settings: RolloutSettings,
+        gpus: float = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> ActorPool:
         """Start `rollout.actors` actors for each of the runs that go on at a time.
 
-        They hold no logical CPU: they work while their run's learner waits for them. options: more of Ray's, from
-        `placement.place`.
+        They hold no logical CPU: they work while their run's learner waits for them. options: of Ray, for all actors
+        (`placement`). With `rollout.actors_max` this process adds actors on nodes that join, as long as it lives.
         """
-        actor = RolloutActor.options(**{"num_cpus": 0, "num_gpus": gpus, **(options or {})})
-        return cls(tuple(actor.remote(dtype, settings.threads) for _ in range(runs * settings.actors)), settings)
+        options = {"num_cpus": 0, "num_gpus": gpus, **(options or {})}
+        make = functools.partial(_start_actor, dtype, settings.threads)
+        actors = tuple(make(options) for _ in range(runs * settings.actors))
+        extra = (settings.actors_max or settings.actors) - settings.actors
+        return cls(actors, settings, roster=keep_roster(make, options, runs, extra) if extra else None)
 
     def at_home(self, slot: int) -> ActorPool:
-        """The same pool for the run in this slot: its calls go to its own actors first, then to the others."""
-        return replace(self, home=slot * self.settings.actors)
+        """The same pool for the run in this slot: its calls go to its own actors, to others where none is alive."""
+        return replace(self, slot=slot)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to the process."""
+        kept = {name: getattr(self, name) for name in ("actors", "settings", "slot", "roster")}
+        return {**kept, "_begun": [], "_told": Counter()}
+
+    @functools.cached_property
+    def _dispatcher(self) -> Dispatcher[ActorHandle]:
+        return Dispatcher(RayTransport(self.actors, self.settings.actors, self.slot, self.roster), self.settings)
+
+    def counts(self) -> dict[str, float]:
+        """See `ports.RunPool.counts`."""
+        now = Counter(self._dispatcher.counts)
+        since = {f"rollout/{name}_calls": float(now[name] - self._told[name]) for name in ("retried", "hedged")}
+        self._told.update(now - self._told)
+        return {"rollout/actors": float(self._dispatcher.alive()), **since}
 
     def publish(self, weights: Mapping[str, Any]) -> Published:
         """Put the weights into the object store, once; every actor reads the same copy."""
@@ -84,78 +114,71 @@ class ActorPool:
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """Spread the problems over the actors; completions do not depend on how."""
         calls = self._generating(*_split(policy), problems, sampling)
-        return [group for part in self._call(calls) for group in part]
+        return [group for part in self._dispatcher.run(calls) for group in part]
 
     def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
-        """Begin it on the run's actors, which work on it as soon as they are free."""
+        """Begin it on the run's actors, which work on it as soon as they are free; a thread sees to it."""
         calls = self._generating(*_split(policy), problems, sampling)
-        self._begun.append((calls, self._start(calls)))
+        self._begun.append(Beside(functools.partial(self._dispatcher.run, calls)))
         return len(self._begun) - 1
 
     def collect(self, begun: int) -> list[Group]:
-        """Wait for it; calls that were lost are made again."""
-        calls, pending = self._begun[begun]
-        self._begun[begun] = ([], [])
-        return [group for part in self._finish(calls, pending) for group in part]
+        """Wait for it, and forget it."""
+        beside, self._begun[begun] = self._begun[begun], None
+        assert beside is not None, "collected twice"
+        return [group for part in beside.result() for group in part]
 
     def score(self, policy: PolicyRef, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
         """Log-probabilities of whole completions, spread over the actors."""
         bare, state = _split(policy)
         calls = [
-            lambda actor, part=part: actor.score.remote(bare, state, part, temperature)
-            for part in _parts(list(groups), self.settings.actors)
+            lambda actor, part=part: actor.score.remote(bare, state, part, temperature) for part in self._parts(groups)
         ]
-        return [scores for part in self._call(calls) for scores in part]
+        return [scores for part in self._dispatcher.run(calls) for scores in part]
 
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         """Exact KL on one actor: a probe's batch is small."""
         (bare_p, state_p), (bare_q, state_q) = _split(p), _split(q)
         call = lambda actor: actor.divergence.remote(bare_p, state_p, bare_q, state_q, list(groups), temperature)  # noqa: E731
-        return self._call([call])[0]
+        result: Divergence = self._dispatcher.run([call])[0]
+        return result
 
     def inspect(self, policy: PolicyRef, measure: Callable[[Any], T]) -> T:
         """What `measure` says of the policy, on one actor."""
         bare, state = _split(policy)
-        result: T = self._call([lambda actor: actor.inspect.remote(bare, state, measure)])[0]
+        call = lambda actor: actor.inspect.remote(bare, state, measure)  # noqa: E731
+        result: T = self._dispatcher.run([call])[0]
         return result
-
-    def _call(self, calls: Sequence[Call]) -> list[Any]:
-        """Make each call on an actor of its own; one that is lost is made again, on the next actor."""
-        return self._finish(calls, self._start(calls))
-
-    def _start(self, calls: Sequence[Call]) -> list[Any]:
-        return [call(self._actor(self.home + position)) for position, call in enumerate(calls)]
-
-    def _finish(self, calls: Sequence[Call], pending: Sequence[Any]) -> list[Any]:
-        return [self._result(pending[i], calls[i], self.home + i) for i in range(len(calls))]
 
     def _generating(self, bare: PolicyRef, state: Any, problems: Sequence[Problem], sampling: Sampling) -> list[Call]:
         return [
             lambda actor, part=part: actor.generate.remote(bare, state, part, sampling)
-            for part in _parts(list(problems), self.settings.actors)
+            for part in self._parts(problems)
         ]
 
-    def _result(self, pending: Any, call: Call, position: int) -> Any:
-        for attempt in range(self.settings.retries + 1):
-            try:
-                return ray.get(pending, timeout=self.settings.timeout_s)
-            except (
-                RayActorError,
-                GetTimeoutError,
-            ) as error:  # an error inside the call is raised as it is: it would come again
-                if isinstance(error, GetTimeoutError):  # it hangs: what it holds is not worth keeping
-                    ray.kill(self._actor(position + attempt), no_restart=False)
-                if attempt == self.settings.retries:
-                    raise LostCall(
-                        f"a rollout call was lost {attempt + 1} times (rollout.retries={self.settings.retries}, "
-                        f"rollout.timeout_s={self.settings.timeout_s}): {error}"
-                    ) from error
-                log.warning("rollout call lost (%s); trying again on another actor", type(error).__name__)
-                pending = call(self._actor(position + attempt + 1))
-        raise AssertionError("unreachable")
+    def _parts(self, items: Sequence[T]) -> list[list[T]]:
+        """What one call takes: `rollout.part` items, or as many as the actors of the moment divide them into."""
+        if size := self.settings.part:
+            return [list(items[start : start + size]) for start in range(0, len(items), size)]
+        return _parts(list(items), max(self.settings.actors, self._dispatcher.alive()))
 
-    def _actor(self, position: int) -> ActorHandle:
-        return self.actors[position % len(self.actors)]
+
+class Beside:
+    """Work that a thread does beside the caller. A daemon: a job that ends does not wait for it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._future: Future[Any] = Future()
+        threading.Thread(target=self._do, args=(work,), daemon=True, name="rollouts-beside").start()
+
+    def _do(self, work: Callable[[], Any]) -> None:
+        try:
+            self._future.set_result(work())
+        except BaseException as error:  # raised where it is waited for
+            self._future.set_exception(error)
+
+    def result(self) -> Any:
+        """What the work returned, once it has; or what it raised."""
+        return self._future.result()
 
 
 def _split(policy: PolicyRef) -> tuple[PolicyRef, Any]:
@@ -169,7 +192,7 @@ def _with_state(policy: PolicyRef, state: Any) -> PolicyRef:
     return policy if policy.weights is None else replace(policy, weights=Published(policy.weights.token, state))
 
 
-def _parts(items: list[Any], count: int) -> list[list[Any]]:
+def _parts(items: list[T], count: int) -> list[list[T]]:
     """At most `count` contiguous parts of near-equal length, none empty."""
     share, rest = divmod(len(items), count)
     parts, start = [], 0
@@ -179,3 +202,7 @@ def _parts(items: list[Any], count: int) -> list[list[Any]]:
             parts.append(items[start:end])
         start = end
     return parts
+
+
+def _start_actor(dtype: str, threads: int, options: Mapping[str, Any]) -> ActorHandle:
+    return RolloutActor.options(**options).remote(dtype, threads)

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.placement import Placement, PlacementError, place
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
+from actors.roster import release_nodes
 from actors.stop import StopFlag
 from actors.tracker import TrackingError, tracking_uri
 from actors.tries import NoProgress
@@ -131,6 +132,8 @@ def start(settings: RunSettings) -> Iterator[Job]:
                     raise JobStopped(_how_to_go_on(settings, tracker, uri), stopping.number or signal.SIGINT) from error
         finally:
             close_tracker(tracker, settings)
+            if settings.rollout.actors_max:
+                release_nodes()
     finally:
         ray.shutdown()
 
@@ -209,7 +212,14 @@ def connect(settings: RunSettings) -> None:
     # Node and drivers of a Ray of this job's own are this machine: with this, its servers listen on 127.0.0.1 alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(num_cpus=settings.cluster.cpus or os.cpu_count(), include_dashboard=False, log_to_driver=False, **common)
+    # "local": with no address at all, Ray would join another cluster that runs on this machine.
+    ray.init(
+        address="local",
+        num_cpus=settings.cluster.cpus or os.cpu_count(),
+        include_dashboard=False,
+        log_to_driver=False,
+        **common,
+    )
 
 
 def _gpus() -> bool:

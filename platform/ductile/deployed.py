@@ -27,6 +27,10 @@ class DeployedPool:
     contexts: Mapping[str, Context]
     prefixes: Mapping[str, tuple[int, ...]]
 
+    def counts(self) -> Mapping[str, float]:
+        """See `RolloutPool.counts`."""
+        return self.pool.counts()
+
     def publish(self, weights: Mapping[str, Any]) -> Any:
         """See `RolloutPool.publish`."""
         return self.pool.publish(weights)

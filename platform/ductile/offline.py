@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ductile.course.outcomes import successes
 from ductile.difficulty.static import ScoreFile
 from ductile.ports import PolicyRef, Store
@@ -32,19 +34,21 @@ def base_outcomes(
 
 
 def static_difficulty(
-    problems: Sequence[Problem], scores: ScoreFile | None, offline: Mapping[str, tuple[int, int]]
+    problems: Mapping[str, Problem], scores: ScoreFile | None, offline: Mapping[str, tuple[int, int]]
 ) -> list[float]:
     """Of each problem, from 0 to 1, the hardest: of the scores' file, else the base's failure rate, else the level.
 
     offline: the base's outcomes; empty where it was not measured. NaN where nothing could be judged.
     """
     if scores is not None:
-        return scores.static_difficulty([problem.id for problem in problems])
+        return scores.static_difficulty(list(problems))
     if offline:
-        rates = (offline.get(problem.id, (0, 0)) for problem in problems)
+        rates = (offline.get(id, (0, 0)) for id in problems)
         return [1 - wins / judged if judged else float("nan") for wins, judged in rates]
-    levels = sorted({problem.level for problem in problems})
-    return [levels.index(problem.level) / max(len(levels) - 1, 1) for problem in problems]
+    own = np.fromiter((problem.level for problem in problems.values()), np.int64, len(problems))
+    levels, places = np.unique(own, return_inverse=True)
+    shares: list[float] = (places / max(len(levels) - 1, 1)).tolist()
+    return shares
 
 
 def rollout_cost(judged: Sequence[JudgedGroup], policy: PolicyRef, purpose: str) -> Counter[str]:

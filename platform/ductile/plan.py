@@ -19,7 +19,7 @@ from ductile.config import (
 from ductile.difficulty import STATIC
 from ductile.difficulty.pruning import UNREAD, keep
 from ductile.difficulty.static import ScoreFile
-from ductile.domains.base import Domain
+from ductile.domains.base import Domain, LazyDomain
 from ductile.problem import Problem, Split
 from ductile.settings import SettingsError
 
@@ -67,6 +67,9 @@ def make_phase(
 ) -> Phase:
     """Draw the phase's pool from the train split, each level as often; it depends on the settings and seed alone."""
     domain = resolve(settings.domain, f"{path}.domain")
+    if isinstance(domain, LazyDomain):
+        pool = domain.pool(settings.levels, settings.pool, seed)
+        return Phase(name, domain, settings.levels, settings.steps, pool)
     problems = draw(domain, settings.levels, "train", settings.pool, seed)
     return Phase(name, domain, settings.levels, settings.steps, {problem.id: problem for problem in problems})
 
@@ -116,9 +119,12 @@ def prune(phase: Phase, settings: RunSettings, path: str) -> Phase:
     when less stays than a step asks.
     """
     wanted = settings.difficulty.prune
+    scored = wanted.keep not in UNREAD or (settings.difficulty.selection in STATIC and settings.difficulty.scores)
+    if wanted.keep == "all" and not scored:
+        return phase
     ids = list(phase.pool)
     scores = np.zeros(len(ids))
-    if wanted.keep not in UNREAD or (settings.difficulty.selection in STATIC and settings.difficulty.scores):
+    if scored:
         scores = np.array(_scores_of(ids, settings, path))
     if wanted.keep == "all":
         return phase

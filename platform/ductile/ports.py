@@ -117,6 +117,9 @@ class RolloutPool(Protocol):
         NumPy arrays, and may be called again when a call is lost.
         """
 
+    def counts(self) -> Mapping[str, float]:
+        """`rollout/...`: the run's actors that are alive, and what was done again since this was last asked."""
+
 
 class RunPool(RolloutPool, Protocol):
     """The pool of a run, which re-estimates difficulty beside its training."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,15 +71,18 @@ class Reestimation:
 
         base: the untouched policy that the run began as; start: names it (`Identity.start`).
         """
-        problems = list(_problems(phase).values())
+        pool = _problems(phase)
+        ids = list(pool)
         offline: dict[str, tuple[int, int]] = {}
         spent: Spent = {}
         if samples := self._settings.difficulty.offline:
-            key, offline, spent = base_outcomes(self._rollouts.bare(), self._store, problems, base, start, samples)
+            key, offline, spent = base_outcomes(
+                self._rollouts.bare(), self._store, list(pool.values()), base, start, samples
+            )
             if key in self._measured:  # by an earlier phase of the same problems
                 spent = {}
             self._measured.add(key)
-        ids, static = [problem.id for problem in problems], static_difficulty(problems, self._scores, offline)
+        static = static_difficulty(pool, self._scores, offline)
         self._difficulty.start_phase(ids, static, [problem.id for problem in self._unseen(phase)])
         if offline:
             self._difficulty.measure_first(offline)
@@ -95,7 +98,8 @@ class Reestimation:
             asked = phase.some(settings.attention.reference, self._settings.seed, f"{stream}/reference")
             judged = self._rollouts.roll_out(policy, asked, f"{stream}/reference", self._settings.rollout.group_size)
             reference, spent = successes(judged), rollout_cost(judged, policy, "reference")
-        problems = self._considered(list(_problems(phase).values()), stream)
+        pool = _problems(phase)
+        problems = [pool[id] for id in self._considered(list(pool), stream)]
         gathered, forwarded = self._gather(policy, problems, stream, self._needs, reference)
         spent["forward_tokens"] += forwarded
         unseen = self._unseen(phase)
@@ -197,14 +201,14 @@ class Reestimation:
             self._watched = phase, draw(phase.domain, phase.levels, "eval", audit.unseen, self._settings.seed)
         return self._watched[1]
 
-    def _considered(self, problems: list[Problem], stream: str) -> list[Problem]:
-        """The problems, or a random part of more than `difficulty.considered`, in their order."""
+    def _considered(self, ids: list[str], stream: str) -> list[str]:
+        """The ids, or a random part of more than `difficulty.considered`, in their order."""
         most = self._settings.difficulty.considered
-        if len(problems) <= most:
-            return problems
+        if len(ids) <= most:
+            return ids
         key = hashlib.blake2b(f"{self._settings.seed}/{stream}/considered".encode(), digest_size=16).digest()
         rng = np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))
-        return [problems[place] for place in np.sort(rng.choice(len(problems), most, replace=False))]
+        return [ids[place] for place in np.sort(rng.choice(len(ids), most, replace=False))]
 
     def _gather(
         self,
@@ -234,6 +238,6 @@ class NoReestimation:
         """Nothing."""
 
 
-def _problems(phase: Phase) -> dict[str, Problem]:
-    """Those of the phase and of its ladder, by id."""
-    return {id: problem for pool in (phase.pool, *phase.rungs) for id, problem in pool.items()}
+def _problems(phase: Phase) -> Mapping[str, Problem]:
+    """Those of the phase and of its ladder, by id. The phase's own are not walked: there may be millions."""
+    return ChainMap(*reversed(phase.rungs), phase.pool) if phase.rungs else phase.pool  # type: ignore[arg-type]

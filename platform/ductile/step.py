@@ -132,6 +132,7 @@ def train_step(
         passed = budget["forward_tokens"] + budget["learner_forward_tokens"]
         metrics["budget/forward_per_token"] = passed / budget["sampled_tokens"]
     metrics["rollout/tokens"] = float(tokens)  # replayed ones too, which are in no other of these statistics
+    metrics |= ports.pool.counts()
     metrics["rollout/seconds"] = rollouts.seconds
     metrics["time/step_s"] = time.monotonic() - started
     sampling = metrics["time/step_s"] if ports.ahead else rollouts.seconds  # ahead it goes on all the time

@@ -92,6 +92,17 @@ def test_call_on_a_killed_actor_is_made_again_with_the_same_answer(policy: Polic
     assert texts(pool.generate(policy, problems, SAMPLING)) == expected
 
 
+def test_what_was_begun_is_collected_though_every_actor_died_meanwhile(policy: PolicyRef, problems: list) -> None:
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2, retries=0))
+    expected = texts(pool.generate(policy, problems, SAMPLING))
+    killed = [pid(actor) for actor in pool.actors]
+    for number in killed:
+        os.kill(number, signal.SIGKILL)
+    begun = pool.begin(policy, problems, SAMPLING)
+    assert texts(pool.collect(begun)) == expected
+    assert pool.counts()["rollout/retried_calls"] >= 1
+
+
 def test_hanging_actor_is_replaced_after_the_time_limit(policy: PolicyRef, problems: list) -> None:
     pool = ActorPool.start(1, "float32", RolloutSettings(actors=2, timeout_s=15.0))
     expected = texts(pool.generate(policy, problems, SAMPLING))
@@ -105,10 +116,10 @@ def test_hanging_actor_is_replaced_after_the_time_limit(policy: PolicyRef, probl
 
 
 def test_actors_that_are_gone_for_good_fail_the_call_by_name(policy: PolicyRef, problems: list) -> None:
-    pool = ActorPool.start(1, "float32", RolloutSettings(actors=1, retries=1))
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=1, patience_s=3.0))
     ray.get(pool.actors[0].__ray_ready__.remote())
     ray.kill(pool.actors[0])
-    with pytest.raises(LostCall, match=r"lost 2 times \(rollout.retries=1"):
+    with pytest.raises(LostCall, match=r"none of 1 rollout actors was alive for rollout.patience_s=3 s"):
         pool.generate(policy, problems, SAMPLING)
 
 

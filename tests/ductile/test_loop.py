@@ -244,6 +244,7 @@ def test_step_selects_samples_judges_updates_publishes_and_observes(bench: Calla
         "pool.publish",
         "difficulty.observe",
         "learner.settle",
+        "pool.counts",
     ]
 
 

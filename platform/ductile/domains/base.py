@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from ductile.problem import Problem, Split, Verdict
@@ -54,6 +54,14 @@ class WorkedDomain(Domain, Protocol):
 
     def solution(self, problem: Problem, format: str) -> str:
         """A completion in this format that is judged 1.0; raises ValueError for a format it does not have."""
+
+
+@runtime_checkable
+class LazyDomain(Domain, Protocol):
+    """A domain of so many problems that a phase's pool makes each when it is asked for."""
+
+    def pool(self, levels: Sequence[int], count: int, seed: int) -> Mapping[str, Problem]:
+        """`count` training problems by id, each level as often up to one; what `problems` gives, without making it."""
 
 
 def domain_key(name: str, options: Any) -> str:

@@ -28,6 +28,10 @@ class MeteredPool:
         self.generated = 0
         self.forward = 0
 
+    def counts(self) -> Mapping[str, float]:
+        """See `RolloutPool.counts`."""
+        return self._pool.counts()
+
     def publish(self, weights: Mapping[str, Any]) -> Any:
         """See `RolloutPool.publish`."""
         return self._pool.publish(weights)

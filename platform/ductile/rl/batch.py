@@ -68,9 +68,11 @@ class MicroBatch:
     proximal_logps: Tensor | None = None
 
 
-def pad_rows(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], device: torch.device | str = "cpu") -> Padded:
-    """(prompt, completion) pairs as one padded batch."""
-    width = max(len(prompt) + len(completion) for prompt, completion in rows)
+def pad_rows(
+    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], device: torch.device | str = "cpu", width: int = 0
+) -> Padded:
+    """(prompt, completion) pairs as one padded batch, at least `width` wide."""
+    width = max(width, *(len(prompt) + len(completion) for prompt, completion in rows))
     ids = np.zeros((len(rows), width), np.int64)
     mask = np.zeros((len(rows), width), np.int64)
     inside = np.zeros((len(rows), width), np.bool_)

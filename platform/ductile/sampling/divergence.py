@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from ductile.models.compose import ComposedPolicy
 from ductile.ports import Divergence
 from ductile.problem import Group
 from ductile.rl.batch import pad_rows
+from ductile.sampling.sampler import BUCKET, filled
 
 ROWS = 64
 """Completions that are compared at a time; bounds the memory of two full-vocabulary log-softmaxes."""
@@ -43,16 +45,29 @@ def divergence(p: ComposedPolicy, q: ComposedPolicy, groups: Sequence[Group], te
 
 @torch.inference_mode()
 def score(policy: ComposedPolicy, groups: Sequence[Group], temperature: float) -> list[NDArray[np.float64]]:
-    """Log-probability of each completion, [completion] float64 a group, in nats at the sampling temperature."""
+    """Log-probability of each completion, [completion] float64 a group, in nats at the sampling temperature.
+
+    As in `sampler`, what comes out of a row does not depend on the rows beside it.
+    """
     rows = [(group.prompt_tokens, completion.tokens) for group in groups for completion in group.completions]
-    scored: list[float] = []
-    for start in range(0, len(rows), ROWS):
-        padded = pad_rows(rows[start : start + ROWS], policy.device)
-        logps = torch.log_softmax(policy(padded.ids, padded.mask)[:, :-1].double() / temperature, dim=-1)
-        drawn = logps.gather(-1, padded.ids[:, 1:].clamp(max=logps.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
-        scored += (drawn * padded.completion).sum(dim=-1).tolist()
-    values = iter(scored)
-    return [np.array([next(values) for _ in group.completions], np.float64) for group in groups]
+    widths = defaultdict[int, list[int]](list)
+    for place, (prompt, completion) in enumerate(rows):
+        widths[_width(len(prompt) + len(completion))].append(place)
+    scored = np.zeros(len(rows))
+    for width, places in widths.items():
+        for start in range(0, len(places), ROWS):
+            part = places[start : start + ROWS]
+            padded = pad_rows(filled([rows[place] for place in part]), policy.device, width)
+            logps = torch.log_softmax(policy(padded.ids, padded.mask)[:, :-1].double() / temperature, dim=-1)
+            drawn = logps.gather(-1, padded.ids[:, 1:].clamp(max=logps.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+            scored[part] = (drawn * padded.completion).sum(dim=-1)[: len(part)].cpu().numpy()
+    ends = np.cumsum([len(group.completions) for group in groups])[:-1]
+    return np.split(scored, ends) if groups else []
+
+
+def _width(length: int) -> int:
+    """What a row is padded to: by its own length alone, and always by something, so that no batch goes unmasked."""
+    return (length // BUCKET + 1) * BUCKET
 
 
 def categorical_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -3,9 +3,12 @@
 Token t of a completion is drawn by inverting the policy's cumulative distribution at a uniform number u_t. The u_t come
 from a Philox generator keyed by (run seed, stream, problem id, sample index), so the same completion comes out whatever
 else is in the batch, however many workers there are, and whichever of them is asked. For the same reason a prompt's
-left padding depends on its own length alone (it is filled up to a multiple of `BUCKET`), never on its neighbours'. What
-is left is the rounding of matrix products of other sizes: log-probabilities agree to about 1e-6, tokens but for draws
-that fall that close to a boundary.
+left padding depends on its own length alone (it is filled up to a multiple of `BUCKET`), never on its neighbours', and
+no fewer than `LEAST_ROWS` rows ever go through a model. What is left is the rounding of matrix products of other sizes.
+In float32 on one thread of a CPU there is none, where MLPs are a multiple of 32 wide (SiLU rounds its last elements
+otherwise than the others): log-probabilities are the same bits (tests/ductile/sampling/test_same_bits.py). Elsewhere
+they agree to rounding, and tokens but for draws that fall that close to a boundary; `rollout.part` then makes calls of
+the same problems whatever the number of actors.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +29,16 @@ from ductile.models.load import encode_problem
 from ductile.ports import Sampling
 from ductile.problem import Completion, Group, Problem
 
+T = TypeVar("T")
+
 BUCKET = 16
 """Prompts are padded to a multiple of this many tokens; those of one padded length are sampled together."""
 
 ROWS = 256
 """Most completions that are decoded at a time; bounds the memory of the key-value cache."""
+
+LEAST_ROWS = 4
+"""Fewest rows that go through a model at a time. Below it matrix products take kernels that add up in another order."""
 
 COMPACT = 0.75
 """Finished rows leave the batch once at most this share of it is still running."""
@@ -139,6 +148,7 @@ def _padded(length: int) -> int:
 def _decode(
     policy: ComposedPolicy, tokenizer: PreTrainedTokenizerBase, requests: Sequence[_Request], sampling: Sampling
 ) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    wanted, requests = len(requests), filled(requests)
     device, width, limit = policy.device, _padded(len(requests[0].prompt)), sampling.max_tokens
     ids = torch.full((len(requests), width), tokenizer.pad_token_id, dtype=torch.int64)
     mask = torch.zeros((len(requests), width + limit), dtype=torch.int64)
@@ -168,14 +178,19 @@ def _decode(
         if not alive:
             break
         ids, positions = chosen.unsqueeze(-1), positions[:, -1:] + 1
-        if alive <= COMPACT * len(rows):
-            stay = running.nonzero().squeeze(-1)
+        if alive <= COMPACT * len(rows) and len(rows) > LEAST_ROWS:  # ended rows fill up what would be too few
+            stay = running.sort(descending=True, stable=True).indices[: max(alive, LEAST_ROWS)]
             decoder.keep(stay)
             rows, mask, ids, positions = rows[stay], mask[stay], ids[stay], positions[stay]
-            running = torch.ones(alive, dtype=torch.bool, device=device)
-    sizes = lengths.tolist()
+            running = running[stay]
+    sizes = lengths.tolist()[:wanted]
     all_tokens, all_logps = tokens.to(torch.int32).cpu().numpy(), kept_logps.cpu().numpy()
     return [(all_tokens[row, :size].copy(), all_logps[row, :size].copy()) for row, size in enumerate(sizes)]
+
+
+def filled(rows: Sequence[T]) -> Sequence[T]:
+    """The rows, the first of them repeated behind where they are fewer than `LEAST_ROWS`."""
+    return [*rows, *[rows[0]] * (LEAST_ROWS - len(rows))]
 
 
 def _without_end(tokens: NDArray[np.int32], end: int) -> list[int]:

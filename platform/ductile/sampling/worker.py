@@ -118,3 +118,7 @@ class LocalPool(RolloutWorker):
         """What `begin` did."""
         groups, self._begun[begun] = self._begun[begun], []
         return groups
+
+    def counts(self) -> dict[str, float]:
+        """This process is the one actor, and no call is lost without the run."""
+        return {"rollout/actors": 1.0, "rollout/retried_calls": 0.0, "rollout/hedged_calls": 0.0}

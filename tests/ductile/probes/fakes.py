@@ -52,6 +52,9 @@ class FakePool:
     generated: list[tuple[PolicyRef, list[str], Sampling]] = field(default_factory=list)
     compared: list[tuple[PolicyRef, PolicyRef, list[Group], float]] = field(default_factory=list)
 
+    def counts(self) -> Mapping[str, float]:
+        return {}
+
     def publish(self, weights: Mapping[str, Any]) -> Any:
         raise AssertionError("probes publish nothing")
 

@@ -1,0 +1,337 @@
+"""Which call goes to which actor, and what happens when one dies, hangs, dawdles or joins. Knows no Ray.
+
+    calls wait; whoever is free pulls the next one      own actors, others only where none of the own is alive
+    an actor is given a call once it was seen alive     a probe that it answers; until then nobody waits for it alone
+    a call is lost with its actor                       made again elsewhere, at most `rollout.retries` times
+    none is alive                                       wait, at most `rollout.patience_s`; that uses up no try
+    a call takes `rollout.timeout_s`                    its actor is killed: what it holds is not worth keeping
+    a call takes `rollout.hedge` times the median       begun on a free actor too, the first answer wins (hedged
+                                                        requests: Dean and Barroso, The tail at scale, CACM 2013)
+
+Calls name everything that they need, so a call that is made twice has the same answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+from ductile.config import RolloutSettings
+
+log = logging.getLogger(__name__)
+
+Actor = TypeVar("Actor", bound=Hashable)
+Handle = Hashable
+"""A call that was begun, or a probe."""
+
+HEDGE_LEAST_S = 1.0
+"""No call is begun twice before this: of short calls every hiccup is many times the median."""
+
+PROBE_AGAIN_S = (0.25, 2.0)
+"""An actor that did not answer a probe is probed again after so long, doubling up to the second."""
+
+
+class LostCall(RuntimeError):
+    """A rollout call failed on every actor that it was tried on, or there was none to try it on."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call or a probe ended. error: raised inside the call; lost: the actor went, and why."""
+
+    value: Any = None
+    error: BaseException | None = None
+    lost: str = ""
+
+
+class Transport(Protocol[Actor]):
+    """The actors, and the way to them. No method blocks but `wait`."""
+
+    def own(self) -> Sequence[Actor]:
+        """The actors of this run at the moment, starting ones too."""
+
+    def others(self) -> Sequence[Actor]:
+        """Actors of other runs, which may be asked where the own ones cannot help."""
+
+    def start(self, actor: Actor, call: Callable[[Any], Any]) -> Handle:
+        """Begin a call on the actor."""
+
+    def probe(self, actor: Actor) -> Handle:
+        """Begin a call that ends as soon as the actor is there and free."""
+
+    def wait(self, handles: Sequence[Handle], timeout_s: float) -> Sequence[tuple[Handle, Ended]]:
+        """Those that have ended; waits for the first, for a change of the actors, or until time is up."""
+
+    def cancel(self, handle: Handle) -> None:
+        """Nobody wants it any more; it may go on."""
+
+    def kill(self, actor: Actor) -> None:
+        """End the actor's process; it starts again."""
+
+    def now(self) -> float:
+        """Seconds."""
+
+
+@dataclass
+class Dispatcher(Generic[Actor]):
+    """Makes calls on the actors of a transport; several threads may do so at a time.
+
+    counts: `retried` and `hedged` calls so far.
+    """
+
+    transport: Transport[Actor]
+    settings: RolloutSettings
+    counts: Counter[str] = field(default_factory=Counter)
+    _trusted: set[Actor] = field(default_factory=set)  # seen alive, and not heard otherwise since
+    _probes: dict[Actor, Handle] = field(default_factory=dict)
+    _again: dict[Actor, tuple[float, float]] = field(default_factory=dict)  # when to probe, and the pause after that
+    _suspect: dict[Actor, float] = field(default_factory=dict)  # went on with a call that another answered; since when
+
+    def run(self, calls: Sequence[Callable[[Any], Any]]) -> list[Any]:
+        """What the calls return, in order.
+
+        An error inside a call is raised as it is: it would come again. Raises `LostCall`.
+        """
+        batch = _Batch(self, calls)
+        try:
+            while len(batch.results) < len(calls):
+                batch.turn()
+        finally:
+            batch.leave()
+        return [batch.results[number] for number in range(len(calls))]
+
+    def alive(self) -> int:
+        """How many of the run's own actors were alive when last heard of."""
+        return sum(actor in self._trusted for actor in self.transport.own())
+
+    def _present(self) -> list[Actor]:
+        return [*self.transport.own(), *self.transport.others()]
+
+    def _look_after(self) -> None:
+        """Probe those of whom nothing is known; kill those that go on for ever with what nobody waits for."""
+        now = self.transport.now()
+        for actor in self._present():
+            if actor in self._trusted:
+                continue
+            if actor in self._suspect and now >= self._suspect[actor] + self.settings.timeout_s:
+                self._kill(actor)
+            when, _ = self._again.get(actor, (now, 0.0))
+            if actor not in self._probes and now >= when:
+                self._probes[actor] = self.transport.probe(actor)
+
+    def _answered(self, actor: Actor, ended: Ended) -> None:
+        """A probe ended."""
+        if self._probes.pop(actor, None) is None:  # another thread saw it first
+            return
+        self._suspect.pop(actor, None)
+        if not ended.lost:
+            self._trusted.add(actor)
+            self._again.pop(actor, None)
+            return
+        self._doubt(actor)
+
+    def _doubt(self, actor: Actor) -> None:
+        """It died, or so it seems: give it nothing before it has answered a probe."""
+        self._trusted.discard(actor)
+        first, most = PROBE_AGAIN_S
+        pause = self._again.get(actor, (0.0, first))[1]
+        self._again[actor] = (self.transport.now() + pause, min(2 * pause, most))
+
+    def _kill(self, actor: Actor) -> None:
+        self.transport.kill(actor)
+        self._suspect.pop(actor, None)
+        self._probes.pop(actor, None)
+        self._doubt(actor)
+
+    def _wakes(self) -> Iterator[float]:
+        """When somebody has to be probed or killed."""
+        for actor in self._present():
+            if actor not in self._trusted:
+                if actor not in self._probes and actor in self._again:
+                    yield self._again[actor][0]
+                if actor in self._suspect:
+                    yield self._suspect[actor] + self.settings.timeout_s
+
+
+@dataclass(frozen=True)
+class _Try(Generic[Actor]):
+    """A call on an actor. proven: the actor was seen alive since this batch began, so that a loss is the call's."""
+
+    call: int
+    actor: Actor
+    began: float
+    proven: bool
+
+
+class _Batch(Generic[Actor]):
+    """Calls that are made together: those of one size, so that the time of one says what another should take."""
+
+    def __init__(self, dispatcher: Dispatcher[Actor], calls: Sequence[Callable[[Any], Any]]) -> None:
+        self._owner, self._transport, self._settings = dispatcher, dispatcher.transport, dispatcher.settings
+        self._calls = calls
+        self._waiting = deque(range(len(calls)))
+        self._running: dict[Handle, _Try[Actor]] = {}
+        self._losses: Counter[int] = Counter()
+        self._hedged: set[int] = set()
+        self._seconds: list[float] = []  # of the calls that were answered
+        self._judged, self._bound = 0, 0.0  # how many of them gave the bound of what takes long
+        self._proven: set[Actor] = set()
+        self._alone_since: float | None = None  # since when calls wait and no actor is alive
+        self.results: dict[int, Any] = {}
+
+    def turn(self) -> None:
+        """Give out what can be given, wait for whatever comes first, and take it in."""
+        owner = self._owner
+        owner._look_after()
+        self._assign()
+        self._hedge()
+        self._lose_patience()
+        probes = {handle: actor for actor, handle in list(owner._probes.items())}
+        now = self._transport.now()
+        pause = max(0.0, min(self._wakes()) - now)
+        for handle, ended in self._transport.wait([*self._running, *probes], pause):
+            if handle in probes:
+                owner._answered(probes[handle], ended)
+                if not ended.lost:
+                    self._proven.add(probes[handle])
+            elif handle in self._running:  # not the slower of two that ended together
+                self._take(handle, ended)
+        self._end_late_ones()
+
+    def leave(self) -> None:
+        """Whatever still runs is wanted by nobody."""
+        for handle in list(self._running):
+            self._forget(handle)
+
+    def _assign(self) -> None:
+        """Calls to free actors. One that was lost may go to other runs' actors, as every call where no own is alive."""
+        while self._waiting:
+            lost = self._losses[self._waiting[0]] > 0
+            actor = next(self._free(others=lost), None)
+            if actor is None:
+                return
+            self._start(self._waiting.popleft(), actor)
+
+    def _hedge(self) -> None:
+        """The calls that take long are begun on free actors too."""
+        now = self._transport.now()
+        for entry in list(self._running.values()):
+            due = self._hedge_at(entry)
+            if due is None or due > now:
+                continue
+            actor = next(self._free(others=True), None)
+            if actor is None:
+                return
+            self._hedged.add(entry.call)
+            self._owner.counts["hedged"] += 1
+            self._start(entry.call, actor)
+
+    def _hedge_at(self, entry: _Try[Actor]) -> float | None:
+        """When a second try of the call is due; None where there is none to come, or calls still wait for a first."""
+        if not self._settings.hedge or self._waiting or entry.call in self._hedged or not self._seconds:
+            return None
+        return entry.began + self._long()
+
+    def _long(self) -> float:
+        """Seconds after which a call has taken long."""
+        if self._judged != len(self._seconds):
+            self._judged = len(self._seconds)
+            self._bound = max(HEDGE_LEAST_S, self._settings.hedge * statistics.median(self._seconds))
+        return self._bound
+
+    def _free(self, others: bool) -> Iterator[Actor]:
+        trusted = self._owner._trusted
+        busy = {entry.actor for entry in self._running.values()}
+        own = self._transport.own()
+        yield from _idle(own, trusted, busy)
+        if others or not any(actor in trusted for actor in own):
+            yield from _idle(self._transport.others(), trusted, busy)
+
+    def _start(self, call: int, actor: Actor) -> None:
+        began = self._transport.now()
+        handle = self._transport.start(actor, self._calls[call])
+        self._running[handle] = _Try(call, actor, began, actor in self._proven)
+
+    def _take(self, handle: Handle, ended: Ended) -> None:
+        entry = self._running[handle]
+        if ended.lost:
+            self._lost(handle, ended.lost)
+            return
+        del self._running[handle]
+        self._proven.add(entry.actor)
+        if ended.error is not None:
+            raise ended.error
+        self.results[entry.call] = ended.value
+        self._seconds.append(self._transport.now() - entry.began)
+        for other in [other for other, each in self._running.items() if each.call == entry.call]:
+            self._forget(other)
+
+    def _forget(self, handle: Handle) -> None:
+        """Its actor is asked again once it is done with it."""
+        actor = self._running.pop(handle).actor
+        self._transport.cancel(handle)
+        self._owner._trusted.discard(actor)
+        self._owner._suspect[actor] = self._transport.now()
+
+    def _lost(self, handle: Handle, reason: str) -> None:
+        entry = self._running.pop(handle)
+        self._owner._doubt(entry.actor)
+        # Of an actor that was last seen alive by an earlier batch, who knows how long it has been dead.
+        self._losses[entry.call] += entry.proven
+        self._proven.discard(entry.actor)
+        if self._losses[entry.call] > self._settings.retries:
+            raise LostCall(
+                f"a rollout call was lost {self._losses[entry.call]} times (rollout.retries={self._settings.retries}, "
+                f"rollout.timeout_s={self._settings.timeout_s:g}): {reason}"
+            )
+        if any(each.call == entry.call for each in self._running.values()):
+            return
+        log.warning("rollout call lost (%s); trying again on another actor", reason)
+        self._hedged.discard(entry.call)
+        self._owner.counts["retried"] += 1
+        self._waiting.appendleft(entry.call)
+
+    def _end_late_ones(self) -> None:
+        now, limit = self._transport.now(), self._settings.timeout_s
+        for handle, entry in list(self._running.items()):
+            if now >= entry.began + limit and handle in self._running:
+                self._owner._kill(entry.actor)
+                self._running[handle] = replace(entry, proven=True)  # a call that hangs is one that was begun
+                self._lost(handle, f"no answer in {limit:g} s")
+
+    def _lose_patience(self) -> None:
+        """Raise `LostCall` where calls have waited too long for any actor to be alive."""
+        now = self._transport.now()
+        trusted = self._owner._trusted
+        if self._running or not self._waiting or any(actor in trusted for actor in self._owner._present()):
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+        if now >= self._alone_since + self._settings.patience_s:
+            raise LostCall(
+                f"none of {len(self._owner._present())} rollout actors was alive for rollout.patience_s="
+                f"{self._settings.patience_s:g} s; `ray status` says what those wait for that are starting"
+            )
+
+    def _wakes(self) -> Iterable[float]:
+        """When something is to be done even if nothing is heard."""
+        now = self._transport.now()
+        yield now + self._settings.timeout_s
+        yield from self._owner._wakes()
+        free = next(self._free(others=True), None) is not None
+        for entry in self._running.values():
+            yield entry.began + self._settings.timeout_s
+            due = self._hedge_at(entry) if free else None
+            if due is not None:
+                yield due
+        if self._alone_since is not None:
+            yield self._alone_since + self._settings.patience_s
+
+
+def _idle(actors: Iterable[Actor], trusted: set[Actor], busy: set[Actor]) -> Iterator[Actor]:
+    return (actor for actor in actors if actor in trusted and actor not in busy)

@@ -1,0 +1,175 @@
+"""Calls on actors that die, hang, dawdle and join, in virtual time: every one is answered, once, in order, in time."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.dispatch import Dispatcher, LostCall
+from benchmarks.simulated import Simulated, Work
+from ductile.config import RolloutSettings
+
+SETTINGS = RolloutSettings(hedge=5.0, timeout_s=100.0, patience_s=50.0, retries=3)
+
+
+def call(answer: Any, seconds: float = 1.0) -> Work:
+    return lambda actor: (seconds, answer)
+
+
+def run(transport: Simulated, calls: list[Work], **values: Any) -> tuple[list[Any], Dispatcher[str]]:
+    dispatcher = Dispatcher(transport, RolloutSettings(**{**vars(SETTINGS), **values}))
+    return dispatcher.run(calls), dispatcher
+
+
+def test_more_parts_than_actors_are_pulled_by_whoever_is_free() -> None:
+    transport = Simulated(["a", "b"])
+    transport.actors["b"].slow = 3.0
+    answers, dispatcher = run(transport, [call(number) for number in range(8)])
+    assert answers == list(range(8))
+    assert [actor for _, actor in transport.begun].count("a") == 6  # 6 s of one second each, and 2 of three
+    assert transport.clock == pytest.approx(6.0, abs=0.1)
+    assert dispatcher.counts == {}
+
+
+def test_own_actors_are_asked_and_others_left_alone() -> None:
+    transport = Simulated(["a"], ["x", "y"])
+    run(transport, [call(number) for number in range(3)])
+    assert {actor for _, actor in transport.begun} == {"a"}
+
+
+def test_call_on_an_actor_that_dies_is_made_again_on_another_runs_actor() -> None:
+    transport = Simulated(["a"], ["x"])
+    transport.at(0.5, lambda: transport.die("a"))
+    answers, dispatcher = run(transport, [call("answer")])
+    assert answers == ["answer"] and [actor for _, actor in transport.begun] == ["a", "x"]
+    assert dispatcher.counts == {"retried": 1}
+
+
+def test_waiting_for_actors_that_start_again_uses_up_no_try() -> None:
+    transport = Simulated(["a", "b"])
+    for actor in transport.actors.values():
+        actor.restart_s = 40.0
+    dispatcher = Dispatcher(transport, RolloutSettings(**{**vars(SETTINGS), "retries": 0}))
+    assert dispatcher.run([call(1), call(2)]) == [1, 2]
+    transport.die("a"), transport.die("b")
+    assert dispatcher.run([call(3), call(4)]) == [3, 4]
+    assert 40 < transport.clock < 52
+    assert transport.waits < 80  # probes come ever more rarely
+
+
+def test_without_any_actor_it_ends_by_name_after_the_patience() -> None:
+    transport = Simulated(["a"])
+    transport.actors["a"].restart_s = inf
+    transport.die("a")
+    with pytest.raises(LostCall, match=r"none of 1 rollout actors was alive for rollout.patience_s=50 s"):
+        run(transport, [call(1)])
+    assert transport.clock == pytest.approx(50.0)
+
+
+def test_call_that_kills_every_actor_ends_by_name() -> None:
+    transport = Simulated(["a", "b", "c"])
+
+    def poison(actor: str) -> tuple[float, Any]:
+        transport.at(transport.clock + 1, lambda: transport.die(actor))
+        return inf, None
+
+    with pytest.raises(LostCall, match=r"lost 4 times \(rollout.retries=3"):
+        run(transport, [poison])
+    assert len(transport.begun) == 4
+
+
+def test_call_that_hangs_costs_its_actor_its_life_and_is_made_again() -> None:
+    transport, hung = Simulated(["a", "b"]), []
+
+    def once(actor: str) -> tuple[float, Any]:
+        hung.append(actor)
+        return (inf if len(hung) == 1 else 1.0), "late"
+
+    answers, dispatcher = run(transport, [once], hedge=0.0)
+    assert answers == ["late"] and transport.killed == hung[:1] and hung[1] != hung[0]
+    assert transport.clock == pytest.approx(101.0, abs=0.1) and dispatcher.counts == {"retried": 1}
+
+
+def test_straggler_is_begun_on_a_free_actor_and_the_first_answer_wins() -> None:
+    transport = Simulated(["a", "b", "c"])
+    transport.actors["b"].slow = 60.0
+    answers, dispatcher = run(transport, [call(number) for number in range(3)])
+    assert answers == [0, 1, 2] and dispatcher.counts == {"hedged": 1}
+    assert transport.clock == pytest.approx(6.0, abs=0.1)  # 5 times the median of 1 s, and the call itself
+    before = len(transport.begun)
+    dispatcher.run([call(number) for number in range(2)])  # b still works on what nobody wants
+    assert {actor for _, actor in transport.begun[before:]} == {"a", "c"}
+
+
+def test_actor_that_never_ends_what_another_answered_is_killed() -> None:
+    transport = Simulated(["a", "b"])
+    transport.actors["b"].slow = inf
+    _, dispatcher = run(transport, [call(number) for number in range(2)])
+    transport.actors["b"].slow = 1.0
+    while transport.clock < 110:
+        dispatcher.run([call(0)])
+    assert transport.killed == ["b"]
+    dispatcher.run([call(0), call(1)])
+    assert transport.begun[-1][1] == "b"
+
+
+def test_short_calls_are_not_begun_twice_for_a_hiccup() -> None:
+    transport = Simulated(["a", "b", "c"])
+    transport.actors["b"].slow = 20.0
+    _, dispatcher = run(transport, [call(number, 0.01) for number in range(3)])
+    assert dispatcher.counts == {}
+
+
+def test_actor_that_starts_late_blocks_no_call_and_takes_part_later() -> None:
+    transport = Simulated(["a"])
+    transport.join("late", pending_s=30.0)
+    answers, dispatcher = run(transport, [call(number) for number in range(3)])
+    assert answers == [0, 1, 2] and {actor for _, actor in transport.begun} == {"a"} and transport.clock < 4
+    assert dispatcher.alive() == 1
+    dispatcher.run([call(number) for number in range(60)])
+    assert "late" in {actor for _, actor in transport.begun} and dispatcher.alive() == 2
+
+
+def test_actor_that_leaves_is_asked_no_more() -> None:
+    transport = Simulated(["a", "b"])
+    transport.at(0.5, lambda: transport.leave("b"))
+    answers, _ = run(transport, [call(number) for number in range(4)])
+    assert answers == [0, 1, 2, 3] and [actor for when, actor in transport.begun if when > 0.5] == ["a"] * 3
+
+
+def test_error_inside_a_call_is_raised_as_it_is_and_not_tried_again() -> None:
+    transport, error = Simulated(["a", "b"]), ValueError("wrong")
+    with pytest.raises(ValueError, match="wrong") as caught:
+        run(transport, [call(error), call(1, 9.0)])
+    assert caught.value is error and len(transport.begun) == 2
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_every_call_is_answered_once_in_order_and_in_bounded_time(data: st.DataObject) -> None:
+    names = [f"a{number}" for number in range(data.draw(st.integers(1, 5), label="actors"))]
+    transport = Simulated(names, [f"x{number}" for number in range(data.draw(st.integers(0, 2), label="others"))])
+    for actor in transport.actors.values():
+        actor.restart_s = data.draw(st.floats(0.5, 20.0), label="restart")
+        actor.slow = data.draw(st.sampled_from([1.0, 1.0, 1.0, 2.0, 15.0]), label="slow")
+    deaths = data.draw(st.lists(st.tuples(st.floats(0, 60), st.sampled_from([*transport.actors])), max_size=8))
+    for when, name in deaths:
+        transport.at(when, lambda name=name: transport.die(name))
+    joins = data.draw(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 100)), max_size=3), label="joins")
+    for number, (when, pending) in enumerate(joins):
+        transport.at(when, lambda n=number, p=pending: transport.join(f"j{n}", p))
+    dispatcher = Dispatcher(transport, RolloutSettings(**{**vars(SETTINGS), "retries": 20, "patience_s": 300.0}))
+    for count in data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4), label="batches"):
+        before, waits = transport.clock, transport.waits
+        seconds = [data.draw(st.floats(0.01, 5.0)) for _ in range(count)]
+        answers = dispatcher.run([call(number, each) for number, each in enumerate(seconds)])
+        assert answers == list(range(count))
+        # Alone on the slowest actor that there is, with every death striking the longest call.
+        assert transport.clock - before <= 100 * count + 8 * (100 + 30) + 100
+        turns = count + sum(dispatcher.counts.values()) + len(deaths) + 2 * len(joins) + len(transport.actors)
+        idle = (transport.clock - before) / 2  # probes of those that are away
+        assert transport.waits - waits <= 20 + 6 * turns + 2 * idle * len(transport.actors)

@@ -1,0 +1,20 @@
+"""The benchmark of the controller, tiny: it runs, and what it reports is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.scale import Numbered, measure
+
+
+def test_controller_runs_with_simulated_actors_and_a_lazy_pool(tmp_path: Path) -> None:
+    measured = measure(problems=500, steps=12, actors=6, folder=tmp_path)
+    assert (measured["problems"], measured["steps"], measured["actors"]) == (500, 12, 6)
+    assert 0 < measured["median_ms"] <= measured["p99_ms"]
+    assert 0 < measured["memory_built_mb"] <= measured["memory_end_mb"] + 50
+
+
+def test_lazy_pool_is_a_mapping_of_its_problems() -> None:
+    pool = Numbered(7, [1, 2, 3])
+    assert [pool[id].id for id in pool] == list(pool) and len(list(pool)) == 7
+    assert "stub/train/000000007" not in pool and {pool[id].level for id in pool} == {1, 2, 3}
