@@ -35,6 +35,9 @@ LISTS = ("variant", "plan")
 JOBS = ("compare", "sweep")
 """Sections of an experiment that say what a job does with its runs; to a single run they say nothing."""
 
+RESUME = "resume"
+"""Names a run to go on with (jobs/resume.py); no setting."""
+
 Values = Sequence[tuple[str, Any]]
 """Paths of settings and what they are set to, in order."""
 
@@ -69,6 +72,8 @@ def parse(arguments: Sequence[str], groups: Sequence[str] = GROUPS) -> Request:
             problems.append(f"{argument!r}: only key=value is allowed here, without +, ~ or @")
             continue
         key, value = override.key_or_group, OmegaConf.to_container(OmegaConf.create({"v": override.value()}))["v"]  # type: ignore[index,call-overload]
+        if key == RESUME:  # an id may look like a number, as 612e07 does
+            value = argument.partition("=")[2]
         if key in groups:
             choices[key] = value
         else:

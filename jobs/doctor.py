@@ -153,7 +153,7 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def versions_row(where: str, found: Mapping[str, str], pins: Mapping[str, str]) -> Row:
-    """Whether the packages that are there are the pinned ones, and the central ones are there. +cpu, +cu are no other."""
+    """Whether the packages that are there are the pinned ones, and the central ones are there; +cpu is no other."""
     wrong = [
         f"{name} {found[name]} (pinned {pins[name]})"
         for name in found

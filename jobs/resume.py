@@ -20,10 +20,7 @@ from ductile.checks import check
 from ductile.config import CompareSettings, RunSettings, TrackingSettings
 from ductile.identity import ELSEWHERE, MACHINERY
 from ductile.settings import SettingsError, build
-from jobs.configure import Request
-
-WHERE = ("tracking.uri", "tracking.experiment", "output")
-"""Settings that also say where the run to go on with is found."""
+from jobs.configure import RESUME, Request
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Kept:
 
 def asked_to_resume(request: Request) -> str | None:
     """What `resume=` names, or None."""
-    named = dict(request.values).get("resume")
-    return None if named is None else str(named)
+    named: str | None = dict(request.values).get(RESUME)
+    return named
 
 
 def kept_run(request: Request) -> Kept:
@@ -89,7 +86,7 @@ def _find(request: Request, kind: str) -> tuple[MlflowStore, str, Mapping[str, s
 def _with(plain: Mapping[str, Any], request: Request) -> RunSettings:
     """The kept settings with what may be changed of them."""
     lines = [f"{group}: leave it out: the run goes on with its own" for group in request.choices]
-    values = [(key, value) for key, value in request.values if key != "resume"]
+    values = [(key, value) for key, value in request.values if key != RESUME]
     lines += [
         f"{key}: the run's result depends on it; allowed beside resume: {_allowed()}"
         for key, _ in values

@@ -18,7 +18,7 @@ from infra.local_cluster import LocalCluster
 from tests.cluster.tiny import ROOT, TINY, finish, measured
 
 pytestmark = pytest.mark.cluster
-STEPS = ("phase.hard.steps=12", "probe.probes=[retention,drift]", "variant=parameter_only", "plan=guessable")
+STEPS = ("phase.hard.steps=40", "probe.probes=[retention,drift]", "variant=parameter_only", "plan=guessable")
 APART = ("cluster.placement.learner.nodes=role:learner", "cluster.placement.rollout.nodes=role:rollout")
 
 
