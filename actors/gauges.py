@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 from ray.util.metrics import Gauge
@@ -112,8 +113,8 @@ class Gauges:
             self._labels[run_id] = labels_of(settings)
 
     def logged(self, run_id: str, values: Mapping[str, float]) -> None:
-        """A run logged these values; those that are not exported are passed over."""
-        known = {name: float(value) for name, value in values.items() if name in _EXPORTED}
+        """A run logged these values; those that are not exported, or no numbers, are passed over."""
+        known = {n: float(value) for n, value in values.items() if n in _EXPORTED and isinstance(value, Real)}
         with self._lock:
             self._latest.setdefault(run_id, {}).update(known, **{"run/updated_s": time.time()})
 

@@ -63,7 +63,7 @@ def test_no_metric_with_a_placeholder_is_a_gauge():
 def test_a_run_is_known_by_its_name_variant_plan_seed_and_phase():
     gauges = idle(Job(row(phase="hard", step=4, steps=40)))
     gauges.begin("a", SETTINGS)
-    gauges.logged("a", {"rollout/pass_rate": 0.25, "rollout/successes/k_3": 0.5, "nonsense": 1.0})
+    gauges.logged("a", {"rollout/pass_rate": 0.25, "rollout/successes/k_3": 0.5, "learner/loss": None, "no": 1.0})
     samples = {sample.name: sample for sample in gauges.samples()}
     labels = {"run": "proxy medium seed 3", "variant": "proxy x2", "plan": "medium", "seed": "3", "phase": "hard"}
     assert samples["rollout/pass_rate"].value == 0.25

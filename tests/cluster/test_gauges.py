@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The endpoint for Prometheus of a local Ray, which reports every 3 s and drops what was not set for 6 s."""
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "3000")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     [node] = ray.nodes()
     yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     ray.shutdown()
