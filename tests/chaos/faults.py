@@ -173,16 +173,11 @@ def _limit(process: int, size: int) -> None:
 
 
 def _remove_node(scene: Scene, planned: Planned) -> Applied:
-    if scene.cluster is None or len(scene.cluster.names) < 2:
+    if scene.cluster is None or len(scene.cluster.nodes) < 3:
         raise Missed("no node that another could stand in for")
-    name = scene.cluster.names[int(planned.pick * len(scene.cluster.names))]
-    count = scene.cluster.remove(name)
-
-    def undo() -> str:
-        assert scene.cluster is not None
-        return f"{scene.cluster.add()} joined"
-
-    return Applied(f"{name} with {count} processes", undo)
+    cluster, node = scene.cluster, scene.cluster.nodes[1:][int(planned.pick * len(scene.cluster.nodes[1:]))]
+    cluster.remove(node.name, kill=True)
+    return Applied(f"{node.name}", lambda: f"{cluster.add(node.cpus)} joined")
 
 
 def _aim(scene: Scene, pick: float, best: tuple[str, ...], otherwise: tuple[str, ...]) -> tuple[int, str]:

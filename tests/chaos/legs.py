@@ -44,7 +44,7 @@ def trial(steps: int, rows: Path, cache: Path, more: Sequence[str] = ()) -> Leg:
         "phase.sum.pool=4",
     ]
     grid = ["variant=[parameter_only,low_drift]", "plan=[sequence]", "seeds=1", "cluster.cpus=2"]
-    sizes = [*_sizes(cache), *_phases(3, steps), *poisoned, "rollout.actors=1"]
+    sizes = [*_sizes(cache), *_phases(2, steps), *poisoned, "rollout.actors=1"]
     kinds = (
         "rollout actor killed",
         "straggler",
@@ -62,7 +62,7 @@ def trial(steps: int, rows: Path, cache: Path, more: Sequence[str] = ()) -> Leg:
 
 
 def train(steps: int, cache: Path, more: Sequence[str] = ()) -> Leg:
-    """A run of two DeepSpeed workers under Ray Train with two rollout actors, on a cluster of two nodes."""
+    """A run of two DeepSpeed workers under Ray Train with two rollout actors, on a cluster of three nodes."""
     learner = ["learner.workers=2", "learner.engine=deepspeed", "learner.zero=1", "rollout.actors=2"]
     command = [*_sizes(cache), *_phases(steps // 3, steps), "variant=parameter_only", "plan=sequence", *learner]
     kinds = (
@@ -77,7 +77,15 @@ def train(steps: int, cache: Path, more: Sequence[str] = ()) -> Leg:
         "files limited",
         "node removed",
     )
-    return Leg("train", ("jobs.run", *command, *more), steps, kinds, nodes=2, cpus=3)
+    return Leg("train", ("jobs.run", *command, *more), steps, kinds, nodes=3, cpus=2)
+
+
+def short(steps: int, cache: Path, more: Sequence[str] = ()) -> Leg:
+    """A comparison of one run of one phase, for the tests."""
+    sizes = [*_sizes(cache), f"phase.hard.steps={steps}", "phase.hard.levels=[3]", "model.pretrain.steps=60"]
+    grid = ["variant=[parameter_only]", "plan=[guessable]", "seeds=1", "cluster.cpus=2"]
+    kinds = ("rollout actor killed", "learner killed", "difficulty table killed", "NaN loss", "driver killed")
+    return Leg("short", ("jobs.compare", *sizes, *grid, *more), steps, kinds)
 
 
 def write_rows(path: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 MARK = "DUCTILE_CHAOS_MARK"
 """Environment variable of everything that one soak starts."""
 
-NODE = "DUCTILE_CHAOS_NODE"
-"""Environment variable of everything on one node of its cluster."""
+PART = "DUCTILE_CHAOS_PART"
+"""Environment variable of everything that belongs to one part of it, such as the MLflow server."""
 
 
 def titled(mark: str, title: str, **environment: str) -> list[int]:

@@ -6,11 +6,12 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.nodes import Cluster
+from infra.local_cluster import LocalCluster
+
 from tests.chaos.processes import MARK, kill_all
 from tests.chaos.server import MlflowServer
 from tests.cluster.tiny import ROOT
@@ -23,17 +24,11 @@ DISK_MB = 300
 class Job:
     """A job's command, started as often as it takes."""
 
-    def __init__(self, mark: str, arguments: Sequence[str], log: Path, nan: Path, ray: Path) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self._arguments, self._log = list(arguments), log
-        paths = [str(ROOT / "platform"), str(ROOT), str(INJECTED)]
         # A user's shell has no mode of authentication; importing Ray writes one into this process.
         shell = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_MODE", "RAY_ADDRESS")}
-        self._environment = shell | {
-            MARK: mark,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "DUCTILE_CHAOS_NAN": str(nan),
-            "RAY_TMPDIR": str(ray),
-        }
+        self._environment = shell | dict(environment)
         self.started = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -80,7 +75,7 @@ class Scene:
     folder: Path
     job: Job
     server: MlflowServer
-    cluster: Cluster | None
+    cluster: LocalCluster | None
     nan: Path
     disk: bool = False
 
@@ -108,16 +103,18 @@ class Scene:
 
 def make_scene(mark: str, folder: Path, command: Sequence[str], nodes: int, cpus: int) -> Scene:
     """A scene for `python -m command`, on its own Ray (nodes 0) or on a cluster of so many nodes of `cpus` each."""
-    server = MlflowServer(mark, folder / "mlflow")
-    cluster = Cluster(mark, cpus) if nodes else None
-    ray = folder / "r"
-    ray.mkdir(parents=True, exist_ok=True)
+    server, cluster, nan = MlflowServer(mark, folder / "mlflow"), None, folder / "nan"
+    marked = {MARK: mark, "DUCTILE_CHAOS_NAN": str(nan)}
     arguments = [sys.executable, "-m", *command, f"output={folder / 'output'}", f"tracking.uri={server.uri}"]
-    if cluster is not None:
-        cluster.start(nodes)
+    environment = {**marked, "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "platform", ROOT, INJECTED)))}
+    if nodes:
+        cluster = LocalCluster(folder / "c", dashboard=False, environment=marked).start(nodes, cpus)
         arguments.append(f"cluster.address={cluster.address}")
-    nan = folder / "nan"
-    return Scene(mark, folder, Job(mark, arguments, folder / "job.log", nan, ray), server, cluster, nan)
+        environment |= cluster.environment()
+    else:
+        environment["RAY_TMPDIR"] = str(folder / "r")  # short: sockets below it have at most 107 characters
+        (folder / "r").mkdir(parents=True)
+    return Scene(mark, folder, Job(arguments, folder / "job.log", environment), server, cluster, nan)
 
 
 def _mount(folder: Path) -> bool:

@@ -37,13 +37,13 @@ def draw(seed: int, kinds: Mapping[str, tuple[float, float]], count: int, steps:
     names = sorted(kinds)
     rounds = -(-count // len(names))
     drawn = np.concatenate([random.permutation(names) for _ in range(rounds)])[:count]
-    edges = np.linspace(1, room, count + 1)
+    edges = [1 + position * room // count for position in range(count + 1)] if count else [1]
     planned = []
     for low, high, name in zip(edges[:-1], edges[1:], drawn, strict=True):
         shortest, longest = kinds[str(name)]
         planned.append(
             Planned(
-                step=int(low + random.random() * max(0.0, min(high - low - 1, (high - low) / 2))),
+                step=low + int(random.random() * (high - low)),
                 kind=str(name),
                 delay_s=round(float(random.random() * 0.4), 3),
                 seconds=round(float(random.uniform(shortest, longest)), 1),

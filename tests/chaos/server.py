@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.chaos.processes import MARK, NODE, kill_all, send, titled
+from tests.chaos.processes import MARK, PART, kill_all, send, titled
 
 NAME = "mlflow"
 
@@ -41,20 +41,20 @@ class MlflowServer:
         """Start it without waiting for it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         log = (self._folder / "server.log").open("ab")
-        environment = os.environ | {MARK: self._mark, NODE: NAME, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = os.environ | {MARK: self._mark, PART: NAME, "MLFLOW_DISABLE_TELEMETRY": "true"}
         command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self._port}", "--workers=1"]
         command += [f"--backend-store-uri=sqlite:///{self.database}"]
         command += [f"--artifacts-destination={self._folder / 'artifacts'}"]
         subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def kill(self) -> None:
-        kill_all(self._mark, **{NODE: NAME})
+        kill_all(self._mark, **{PART: NAME})
 
     def freeze(self) -> None:
-        send(titled(self._mark, "", **{NODE: NAME}), signal.SIGSTOP)
+        send(titled(self._mark, "", **{PART: NAME}), signal.SIGSTOP)
 
     def thaw(self) -> None:
-        send(titled(self._mark, "", **{NODE: NAME}), signal.SIGCONT)
+        send(titled(self._mark, "", **{PART: NAME}), signal.SIGCONT)
 
     def answers(self) -> bool:
         try:

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tests.chaos.faults import FAULTS
 from tests.chaos.harness import GaveUp, Harness, OutOfTime
-from tests.chaos.legs import Leg, train, trial, write_rows
+from tests.chaos.legs import Leg, short, train, trial, write_rows
 from tests.chaos.processes import kill_all
 from tests.chaos.results import differences, gather
 from tests.chaos.scene import make_scene
@@ -129,6 +129,7 @@ def _legs(asked: argparse.Namespace, cache: Path) -> list[Leg]:
     every = [
         trial(asked.steps, rows, cache / "models", asked.set),
         train(asked.steps, cache / "models", asked.set),
+        short(asked.steps, cache / "models", asked.set),
     ]
     return [leg for leg in every if leg.name in asked.legs]
 
@@ -207,7 +208,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=30, help="faults over all jobs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the schedule")
     parser.add_argument("--steps", type=int, default=80, help="RL steps of each run")
-    parser.add_argument("--legs", nargs="+", default=["trial", "train"], choices=["trial", "train"], help="which jobs")
+    parser.add_argument(
+        "--legs", nargs="+", default=["trial", "train"], choices=["trial", "train", "short"], help="which jobs"
+    )
     parser.add_argument("--cache", default=str(ROOT / "cache" / "chaos"), help="folder of models and quiet results")
     parser.add_argument("--log", default=str(ROOT / "runs" / "chaos.json"), help="file for the log of faults")
     parser.add_argument("--set", nargs="*", default=[], help="more settings of the jobs")
