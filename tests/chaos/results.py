@@ -26,6 +26,9 @@ from tests.chaos.progress import latest, run_folders
 TIMED = re.compile(r"(^|/)(time|cost)/|(_s|seconds|_per_s)$")
 """Metrics that a clock decides."""
 
+SEEN = re.compile(r"^(checkpoint/|rollout/(actors|retried_calls|hedged_calls)$)")
+"""Metrics of what happened to the machinery. They tell of the faults, and which step has them is up to a clock."""
+
 NAMED = frozenset({"run_id", "created", "source", "tracker", "artifact_uri", "versions"})
 """Keys of JSON files whose values another run of the same settings does not share."""
 
@@ -75,6 +78,8 @@ def of_mlflow(database: Path) -> dict[str, str]:
                 found.setdefault((key, step), []).append("nan" if is_nan else repr(value))
             for (key, step), values in found.items():
                 times = f"{len(values)} times" if len(values) > 1 else ""
+                if SEEN.search(key) and not times:
+                    continue
                 told = "timed" if TIMED.search(key) else ", ".join(values)
                 table[f"{name}/{key}@{step}"] = " ".join([times, told]).strip()
     return table

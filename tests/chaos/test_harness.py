@@ -149,6 +149,13 @@ def test_time_that_mlflow_has_twice_is_found(pair: tuple[dict[str, str], Path]) 
     assert differing(pair) == ["mlflow/run a/time/step_s@2: quiet timed, under faults 2 times timed"]
 
 
+def test_what_tells_of_faults_may_differ_but_is_there_once(pair: tuple[dict[str, str], Path]) -> None:
+    change(pair[1] / "mlflow.db", "insert into metrics values ('x1', 'rollout/retried_calls', 2, 1.0, 0, 99)")
+    assert differing(pair) == []
+    change(pair[1] / "mlflow.db", "insert into metrics values ('x1', 'rollout/retried_calls', 2, 1.0, 0, 100)")
+    assert len(differing(pair)) == 1
+
+
 def test_metric_that_mlflow_lacks_is_found(pair: tuple[dict[str, str], Path]) -> None:
     change(pair[1] / "mlflow.db", "delete from metrics where key = 'loss' and step = 1")
     assert differing(pair) == ["missing: mlflow/run a/loss@1 (quiet: 0.5)"]
