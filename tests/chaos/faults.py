@@ -74,7 +74,7 @@ def _freeze(best: tuple[str, ...], otherwise: tuple[str, ...] = ()) -> Callable[
     return apply
 
 
-def _freeze_verifier(scene: Scene, planned: Planned) -> Applied:
+def _kill_verifier(scene: Scene, planned: Planned) -> Applied:
     found, deadline = list[int](), time.monotonic() + AIM_S
     while not found and time.monotonic() < deadline:
         learners = [process for title in (TRIAL, RANKS) for process in titled(scene.mark, title)]
@@ -83,7 +83,7 @@ def _freeze_verifier(scene: Scene, planned: Planned) -> Applied:
     if not found:
         raise Missed("no process that scores answers")
     process = _pick(found, planned.pick)
-    send([process], signal.SIGSTOP)  # for ever: who waits for its answer must give it up
+    send([process], signal.SIGKILL)
     return Applied(f"scoring process (pid {process})")
 
 
@@ -184,9 +184,10 @@ def _aim(scene: Scene, pick: float, best: tuple[str, ...], otherwise: tuple[str,
     """A process with one of the best titles, after `AIM_S` with one of the others too; `Missed` after twice as long."""
     begun = time.monotonic()
     while (waited := time.monotonic() - begun) < 2 * AIM_S:
-        for title in best if waited < AIM_S else (*best, *otherwise):
-            if found := titled(scene.mark, title):
-                return _pick(found, pick), title.removeprefix("ray::")
+        titles = best if waited < AIM_S else (*best, *otherwise)
+        if found := [(process, title) for title in titles for process in titled(scene.mark, title)]:
+            process, title = found[int(pick * len(found))]
+            return process, title.removeprefix("ray::")
         time.sleep(0.005)
     raise Missed(f"no process titled {' or '.join((*best, *otherwise))}")
 
@@ -215,10 +216,15 @@ FAULTS: dict[str, Fault] = {
         _kill(("ray::DifficultyActor.call",), ("ray::DifficultyActor",)),
         "difficulty",
     ),
-    "tracker killed": Fault("SIGKILL of the tracker actor", _kill(("ray::TrackerActor",)), "tracker", ends_job=True),
+    "tracker killed": Fault("SIGKILL of the tracker actor", _kill(("ray::TrackerActor",)), "tracker"),
+    "small actor killed": Fault(
+        "SIGKILL of an actor that only hands out numbers, stop requests or news of nodes",
+        _kill(("ray::Slots", "ray::StopActor", "ray::Roster")),
+        "small",
+    ),
     "driver killed": Fault("kill -9 of the job, then the same command", _kill_driver, "driver", ends_job=True),
     "NaN loss": Fault("one backward pass has NaN advantages", _arm_nan, "loss"),
-    "verifier frozen": Fault("the process that scores answers stops for ever", _freeze_verifier, "verifier"),
+    "verifier killed": Fault("SIGKILL of the process that scores answers", _kill_verifier, "verifier"),
     "MLflow killed": Fault("the MLflow server is killed, and started again", _kill_server, "mlflow", (8.0, 20.0)),
     "MLflow frozen": Fault("the MLflow server accepts and never answers", _freeze_server, "mlflow", (4.0, 10.0)),
     "disk full": Fault("the disk of the output is full", _fill_disk, "disk", (2.0, 5.0)),

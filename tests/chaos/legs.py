@@ -51,8 +51,10 @@ def trial(steps: int, rows: Path, cache: Path, more: Sequence[str] = ()) -> Leg:
         "learner killed",
         "difficulty table killed",
         "tracker killed",
+        "small actor killed",
         "driver killed",
         "NaN loss",
+        "verifier killed",
         "MLflow killed",
         "MLflow frozen",
         "disk full",
@@ -63,13 +65,21 @@ def trial(steps: int, rows: Path, cache: Path, more: Sequence[str] = ()) -> Leg:
 
 def train(steps: int, cache: Path, more: Sequence[str] = ()) -> Leg:
     """A run of two DeepSpeed workers under Ray Train with two rollout actors, on a cluster of three nodes."""
-    learner = ["learner.workers=2", "learner.engine=deepspeed", "learner.zero=1", "rollout.actors=2"]
+    learner = [
+        "learner.workers=2",
+        "learner.engine=deepspeed",
+        "learner.zero=1",
+        "rollout.actors=2",
+        "rollout.actors_max=3",
+    ]
     command = [*_sizes(cache), *_phases(steps // 3, steps), "variant=parameter_only", "plan=sequence", *learner]
     kinds = (
         "rollout actor killed",
         "straggler",
         "learner killed",
         "difficulty table killed",
+        "tracker killed",
+        "small actor killed",
         "driver killed",
         "NaN loss",
         "MLflow killed",
