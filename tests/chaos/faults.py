@@ -74,17 +74,22 @@ def _freeze(best: tuple[str, ...], otherwise: tuple[str, ...] = ()) -> Callable[
     return apply
 
 
-def _kill_verifier(scene: Scene, planned: Planned) -> Applied:
-    found, deadline = list[int](), time.monotonic() + AIM_S
-    while not found and time.monotonic() < deadline:
-        learners = [process for title in (TRIAL, RANKS) for process in titled(scene.mark, title)]
-        found = [child for learner in learners for child in children(learner, "ductile.domains.scorer")]
-        time.sleep(0.02)
-    if not found:
-        raise Missed("no process that scores answers")
-    process = _pick(found, planned.pick)
-    send([process], signal.SIGKILL)
-    return Applied(f"scoring process (pid {process})")
+def _at_verifier(number: signal.Signals) -> Callable[[Scene, Planned], Applied]:
+    """Kill the process that scores answers, or stop it for ever: who waits for it must give it up."""
+
+    def apply(scene: Scene, planned: Planned) -> Applied:
+        begun, found = time.monotonic(), list[int]()
+        while not found:
+            if time.monotonic() - begun > AIM_S:
+                raise Missed("no process that scores answers")
+            learners = [process for title in (TRIAL, RANKS) for process in titled(scene.mark, title)]
+            found = [child for learner in learners for child in children(learner, "ductile.domains.scorer")]
+            time.sleep(0.02)
+        process = _pick(found, planned.pick)
+        send([process], number)
+        return Applied(f"scoring process (pid {process})")
+
+    return apply
 
 
 def _kill_driver(scene: Scene, planned: Planned) -> Applied:
@@ -224,7 +229,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "driver killed": Fault("kill -9 of the job, then the same command", _kill_driver, "driver", ends_job=True),
     "NaN loss": Fault("one backward pass has NaN advantages", _arm_nan, "loss"),
-    "verifier killed": Fault("SIGKILL of the process that scores answers", _kill_verifier, "verifier"),
+    "verifier killed": Fault("SIGKILL of the process that scores answers", _at_verifier(signal.SIGKILL), "verifier"),
+    "verifier frozen": Fault("it stops for ever (SIGSTOP)", _at_verifier(signal.SIGSTOP), "verifier"),
     "MLflow killed": Fault("the MLflow server is killed, and started again", _kill_server, "mlflow", (8.0, 20.0)),
     "MLflow frozen": Fault("the MLflow server accepts and never answers", _freeze_server, "mlflow", (4.0, 10.0)),
     "disk full": Fault("the disk of the output is full", _fill_disk, "disk", (2.0, 5.0)),

@@ -55,6 +55,7 @@ def trial(steps: int, rows: Path, cache: Path, more: Sequence[str] = ()) -> Leg:
         "driver killed",
         "NaN loss",
         "verifier killed",
+        "verifier frozen",
         "MLflow killed",
         "MLflow frozen",
         "disk full",
