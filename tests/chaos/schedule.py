@@ -23,14 +23,14 @@ class Planned:
 
 
 def draw(seed: int, kinds: Mapping[str, tuple[float, float]], count: int, steps: int) -> list[Planned]:
-    """`count` faults over the first nine tenths of `steps`, each kind at least once if they are enough.
+    """`count` faults over the first four fifths of `steps`, each kind at least once if they are enough.
 
     kinds: name -> shortest and longest time in seconds that it lasts; (0, 0) for what is done at once.
     Raises ValueError when two faults would have to share a step: a run must come further between two of them.
     """
     if not kinds:
         raise ValueError("schedule: no kind of fault to draw from")
-    room = int(steps * 0.9) - 1
+    room = int(steps * 0.8) - 1  # the end is for what the last of them cost
     if count > room:
         raise ValueError(f"schedule: {count} faults need {count} different steps, {steps} steps leave {room}")
     random = np.random.Generator(np.random.Philox(seed))
