@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +47,17 @@ class Event:
 
 
 @dataclass
+class _Lasting:
+    """A fault until it is undone. Undoing may take a while, as when a node joins, and the run goes on meanwhile."""
+
+    until: float
+    place: str
+    event: Event
+    undo: Callable[[], str]
+    undone: Future[str] | None = None
+
+
+@dataclass
 class Harness:
     """One job under faults. `told` is called with every change, for the display.
 
@@ -58,10 +70,12 @@ class Harness:
     starts: int = 6
     events: list[Event] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
     step: int = 0
     done: bool = False
     begun: float = field(default_factory=time.monotonic)
-    _lasting: list[tuple[float, str, Event, Callable[[], str]]] = field(default_factory=list)
+    _undoing: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4))
+    _lasting: list[_Lasting] = field(default_factory=list)
 
     def run(self, plan: Sequence[Planned]) -> None:
         """Start the job, apply the faults, and wait for its end. Raises `OutOfTime`, `GaveUp`."""
@@ -69,7 +83,7 @@ class Harness:
         self.scene.job.start()
         for planned in plan:
             self._wait(lambda planned=planned: self.step >= planned.step)
-            self._wait(lambda place=FAULTS[planned.kind].place: place not in [each[1] for each in self._lasting])
+            self._wait(lambda place=FAULTS[planned.kind].place: place not in [each.place for each in self._lasting])
             if self.done:
                 self.missed.append(f"{planned.kind} at step {planned.step}: the job had ended")
                 continue
@@ -101,7 +115,7 @@ class Harness:
         self.events.append(event)
         self.told(self)
         if applied.undo is not None:
-            self._lasting.append((time.monotonic() + planned.seconds, fault.place, event, applied.undo))
+            self._lasting.append(_Lasting(time.monotonic() + planned.seconds, fault.place, event, applied.undo))
             return
         limit = time.monotonic() + RECOVERY_S
         self._wait(lambda: event.recovery_s is not None or time.monotonic() > limit)
@@ -137,11 +151,19 @@ class Harness:
             self.told(self)
 
     def _undo(self) -> None:
+        """Begin to undo what is due, and note what is undone."""
         now = time.monotonic()
-        due = [each for each in self._lasting if each[0] <= now]
-        self._lasting = [each for each in self._lasting if each[0] > now]
-        for _, _, event, undo in due:
-            event.seen.append(f"{undo()} after {now - self.begun - event.at_s:.1f} s")
+        for each in self._lasting:
+            if each.undone is None and each.until <= now:
+                each.undone = self._undoing.submit(each.undo)
+        for each in [each for each in self._lasting if each.undone is not None and each.undone.done()]:
+            assert each.undone is not None
+            self._lasting.remove(each)
+            reason = each.undone.exception()
+            if reason is not None:  # the run may not be able to recover: that is the harness's fault, not the run's
+                self.stuck.append(f"{each.event.kind} could not be undone: {reason}")
+            said = f"not undone: {reason}" if reason is not None else each.undone.result()
+            each.event.seen.append(f"{said} after {now - self.begun - each.event.at_s:.1f} s")
 
     def _again(self, code: int) -> None:
         """The job ended by itself: note after which fault, and give the same command again."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local_cluster import LocalCluster
-
 from tests.chaos.processes import MARK, kill_all
 from tests.chaos.server import MlflowServer
 from tests.cluster.tiny import ROOT

@@ -106,7 +106,7 @@ def disturbed(
                     harness.run(plan)
                 except (OutOfTime, GaveUp) as reason:
                     failed.append(f"{leg.name}: {reason}")
-                failed += [f"{leg.name}: {line}" for line in harness.unexpected]
+                failed += [f"{leg.name}: {line}" for line in (*harness.unexpected, *harness.stuck)]
             close()
         results = gather(scene.output, scene.server.database)
         if failed:
