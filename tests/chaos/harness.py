@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import FAULTS, Applied, Missed
-from tests.chaos.progress import steps_done
+from tests.chaos.progress import steps_done, steps_of_runs
 from tests.chaos.scene import Scene
 from tests.chaos.schedule import Planned
 
@@ -30,7 +31,8 @@ class GaveUp(Exception):
 class Event:
     """A fault that was applied. Times in seconds, `at_s` since the job's first start, `step` as checkpoints have it.
 
-    recovery_s: from the fault until a checkpoint was further than `step`; None while there is none.
+    recovery_s: from the fault until every run that has not ended was further than then, since it may have hit any of
+    them; None while one is not.
     ended: exit codes of the job in the time after it, -9 of a killed driver aside.
     """
 
@@ -42,8 +44,13 @@ class Event:
     seen: list[str] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
 
+    of_runs: dict[Path, int] = field(default_factory=dict)
+
     def as_plain(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "of_runs"}
+
+    def recovered(self, of_runs: Mapping[Path, int]) -> bool:
+        return all(steps > self.of_runs.get(run, 0) for run, steps in of_runs.items())
 
 
 @dataclass
@@ -112,6 +119,7 @@ class Harness:
         # What waited for its moment was applied at the end of that wait.
         step = max(step, steps_done(self.scene.output)) if not applied.undo else step
         event = Event(round(time.monotonic() - self.begun, 1), planned.kind, applied.target, step)
+        event.of_runs = steps_of_runs(self.scene.output)
         self.events.append(event)
         self.told(self)
         if applied.undo is not None:
@@ -140,8 +148,9 @@ class Harness:
         self._undo()
         code = self.scene.job.ended()
         self.step, before = max(self.step, steps_done(self.scene.output)), self.step
+        of_runs = steps_of_runs(self.scene.output)
         for event in self.events:
-            if event.recovery_s is None and (self.step > event.step or code == 0):
+            if event.recovery_s is None and (event.recovered(of_runs) or code == 0):
                 event.recovery_s = round(now - self.begun - event.at_s, 1)
         if code == 0:
             self.done = True

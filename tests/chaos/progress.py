@@ -11,6 +11,11 @@ def steps_done(output: Path) -> int:
     return sum(_steps(folder) for folder in run_folders(output))
 
 
+def steps_of_runs(output: Path) -> dict[Path, int]:
+    """The same of each run that has not ended."""
+    return {run: _steps(run) for run in run_folders(output) if not (run / "finished.json").exists()}
+
+
 def run_folders(output: Path) -> list[Path]:
     """Folders of runs: those with settings, in the folder of a comparison or on their own."""
     return sorted(path.parent for path in {*output.glob("*/settings.json"), *output.glob("*/*/settings.json")})

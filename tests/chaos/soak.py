@@ -187,7 +187,7 @@ def _print(reports: Sequence[dict[str, Any]], console: Console) -> int:
             row = [report["leg"], f"{event['at_s']:.0f}", str(event["step"]), event["kind"], event["target"], recovery]
             table.add_row(*row, "; ".join(event["seen"]))
     console.print(table)
-    by_kind = Table(title="Seconds until a checkpoint was further than before")
+    by_kind = Table(title="Seconds until every run was further than before")
     for column in ("fault", "times", "least", "median", "most"):
         by_kind.add_column(column)
     for kind, times in sorted(recoveries(reports).items()):

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 
 from tests.chaos import faults, harness
 from tests.chaos.faults import Applied, Fault, Missed
-from tests.chaos.harness import GaveUp, Harness, OutOfTime
+from tests.chaos.harness import Event, GaveUp, Harness, OutOfTime
 from tests.chaos.legs import POISON, write_rows
 from tests.chaos.processes import MARK, children, kill_all, state, titled
-from tests.chaos.progress import finished, steps_done
+from tests.chaos.progress import finished, steps_done, steps_of_runs
 from tests.chaos.results import differences, gather
 from tests.chaos.schedule import Planned, draw
 from tests.chaos.soak import recoveries
@@ -364,7 +364,14 @@ def test_progress_is_of_the_newest_checkpoints_of_all_runs(tmp_path: Path) -> No
     assert steps_done(tmp_path) == 4  # no checkpoint yet
     (run / "checkpoint-000001").mkdir()
     (run / "checkpoint-000001" / "state.json").write_text('{"state": {"total": 3}}')
-    assert steps_done(tmp_path) == 7 and finished(tmp_path) == 1
+    assert steps_done(tmp_path) == 7 and finished(tmp_path) == 1 and steps_of_runs(tmp_path) == {run: 3}
+
+
+def test_fault_is_recovered_from_when_no_run_stands_still() -> None:
+    event = Event(0.0, "", "", 9, of_runs={Path("a"): 4, Path("b"): 5})
+    assert not event.recovered({Path("a"): 9, Path("b"): 5})
+    assert event.recovered({Path("a"): 5, Path("b"): 6}) and event.recovered({Path("b"): 6})
+    assert not event.recovered({Path("a"): 5, Path("b"): 6, Path("new"): 0})
 
 
 @dataclasses.dataclass(frozen=True)
