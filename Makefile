@@ -7,6 +7,9 @@ TORCH_FLAGS ?=
 # More arguments for the demo, as in DEMO_FLAGS="seeds=1".
 DEMO_FLAGS ?=
 
+# More arguments for the soak, as in CHAOS_FLAGS="--seed 1".
+CHAOS_FLAGS ?=
+
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -18,7 +21,7 @@ export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint unit engines cluster format docs bench audit ui clean
+.PHONY: help venv demo test lint unit engines cluster chaos format docs bench audit ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +59,9 @@ engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one 
 
 cluster: $(STAMP) ## tests on a real local Ray
 	$(PY) -m pytest -q -m cluster
+
+chaos: $(STAMP) ## jobs under 30 faults in 20 minutes must end as they do in peace
+	PYTHONPATH=platform:. $(PY) -m tests.chaos.soak --minutes 20 --faults 30 --seed 0 $(CHAOS_FLAGS)
 
 format: $(STAMP) ## put the code into the project's format
 	$(VENV)/bin/ruff check --fix .

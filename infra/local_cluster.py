@@ -148,7 +148,7 @@ class LocalCluster:
         """A node more; returns its name once Ray counts it."""
         if not self._state.nodes:
             raise ClusterError(f"no cluster runs in {self.folder}: local_cluster.py start")
-        wanted = len(self.alive()) + 1
+        wanted = len(self._state.nodes) + 1  # the head may not have noticed yet that a killed node is gone
         name = self._begin(cpus, labels or {}, head=False)
         self._wait_until_alive(wanted)
         return name

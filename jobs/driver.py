@@ -195,7 +195,7 @@ def _absolute_files(value: Any) -> Any:
 def connect(settings: RunSettings) -> None:
     """Connect this process to the Ray that the settings name, or start one here."""
     # Workers import `ductile` from platform/ also where the project is not installed, as under `ray job submit`.
-    paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
+    paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
         "PYTHONPATH": paths,
         "RAY_TRAIN_V2_ENABLED": "1",
