@@ -134,10 +134,11 @@ def nodes() -> list[Node]:
 def _eligible(alive: Sequence[Node], role: str, wanted: RoleSettings) -> list[Node]:
     found = [node for node in alive if _has(node, wanted)]
     if not found:
+        label = wanted.nodes.replace(":", "=", 1)
         raise PlacementError(
             f"cluster.placement.{role}.nodes: no node has the label {wanted.nodes!r}; {_listed(alive)}; start one with "
-            f'`ray start --labels "{wanted.nodes.replace(":", "=", 1)}"`, name a label that is there, or wait for an '
-            f"autoscaler with cluster.placement.patience_s"
+            f'`ray start --labels "{label}"`, name a label that is there, or wait for an autoscaler with '
+            f"cluster.placement.patience_s"
         )
     return found
 

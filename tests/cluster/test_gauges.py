@@ -43,7 +43,7 @@ def wait_for(url: str, name: str, count: int, timeout_s: float = 60) -> list[tup
 
 
 def test_what_a_run_logs_is_on_the_nodes_endpoint_until_the_run_ends(node: str, tmp_path: Path):
-    actor = TrackerActor.remote(f"sqlite:///{tmp_path}/mlflow.db", "test", str(tmp_path / "spill"))
+    actor = TrackerActor.remote(f"sqlite:///{tmp_path}/mlflow.db", "test", str(tmp_path / "journal"), "job", 60.0)
     settings = {"variant": {"name": "proxy"}, "plan": "medium", "seed": 1}
     run = RunTracker(actor, ray.get(actor.begin.remote("run", "proxy medium seed 1", settings, "key")))
     run.metrics({"rollout/pass_rate": 0.375}, 1)

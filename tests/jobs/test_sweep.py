@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings, SweepSettings
 from ductile.settings import SettingsError
 from ductile.sweep import thresholds_at
@@ -187,10 +188,10 @@ def test_outcome_is_read_from_the_last_boundary(tmp_path: Path) -> None:
     rows = [{"kind": "prior", "standard_error": 0.3}, {"kind": "prior", "standard_error": 0.4}]
     rows += [{"kind": "new", "standard_error": None}]
     last = {"metrics": {"retention/prior": 0.25, "retention/new": float("nan")}, "tables": {"retention": rows}}
-    checkpoint = tmp_path / "checkpoint-000001"
-    checkpoint.mkdir()
     boundaries = [{"metrics": {"retention/prior": 1.0}, "tables": {}}, last]
-    (checkpoint / "state.json").write_text(json.dumps({"state": {"boundaries": boundaries}}))
+    state, store = json.dumps({"state": {"boundaries": boundaries}}), FolderStore(tmp_path, tmp_path)
+    store.save(lambda folder: write_text(folder / "state.json", state))
+    store.flush()
     found = last_boundary(tmp_path, {"retention": "retention/prior", "new_skill": "retention/new"})
     assert found == {"values": {"retention": 0.25}, "errors": {"retention": 0.25}}  # sqrt(0.09 + 0.16) / 2
 
