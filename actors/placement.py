@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ductile.config import PlacementSettings, RoleSettings, RunSettings
 
@@ -52,6 +53,11 @@ class Placement:
     def moves_learner(self) -> bool:
         """Whether the learner may not simply be where its job or trial happens to be."""
         return bool(self.learner)
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For an actor that is nothing without this process's node."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def place(settings: RunSettings, runs: int) -> Placement:

@@ -93,7 +93,8 @@ class RayTransport:
                 self._news = None
                 return
             version, seats = ended.value
-            self._seat(seats)
+            if seats is not None:
+                self._seat(seats)
             self._news = self._roster.newer.remote(version)
 
     def _seat(self, seats: Seats) -> None:

@@ -8,7 +8,6 @@ also asks for such nodes, which is for an autoscaler to hear. When the node of a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections import Counter
@@ -46,25 +45,31 @@ class Seat(NamedTuple):
     node: str
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Roster:
-    """Tells who has joined. Asking for news is a call that ends when there are any."""
+    """Tells who has joined. Asking for news is a call that ends when there are any.
+
+    One that was started again knows nothing until the driver tells it, which it does at every look.
+    """
 
     def __init__(self) -> None:
         self._version, self._seats = 0, ((), ())
         self._changed = asyncio.Condition()
 
-    async def tell(self, seats: Seats) -> None:
-        """These have joined, and no others."""
+    async def tell(self, version: int, seats: Seats) -> None:
+        """These have joined, and no others. A version that is known already is no news."""
         async with self._changed:
-            self._version, self._seats = self._version + 1, seats
-            self._changed.notify_all()
+            if version > self._version:
+                self._version, self._seats = version, seats
+                self._changed.notify_all()
 
-    async def newer(self, version: int) -> tuple[int, Seats]:
-        """The version and the seats, once it is another than the one that is known."""
+    async def newer(self, version: int) -> tuple[int, Seats | None]:
+        """The version and the seats, once there are newer ones than those that are known; None: there are none yet."""
         async with self._changed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._version != version), HEARD_S)
+            try:
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._version > version), HEARD_S)
+            except TimeoutError:
+                return version, None
             return self._version, self._seats
 
 
@@ -130,6 +135,7 @@ class _Keeper:
         self._make, self._need, self._runs, self._extra = make, need, runs, extra
         self._first, self._roster = first, roster
         self._seats: list[tuple[Seat, ActorHandle]] = []
+        self._version = 0  # of the seats
 
     def work(self) -> None:
         """Until Ray is gone."""
@@ -146,14 +152,16 @@ class _Keeper:
     def _look(self) -> None:
         nodes = [Node(node["NodeID"], self._room(node)) for node in ray.nodes() if self._usable(node)]
         joining, leaving = changes(nodes, [seat for seat, _ in self._seats], self._runs, self._extra)
-        if not joining and not leaving:
-            return
         self._seats = [(seat, actor) for seat, actor in self._seats if seat not in leaving]
         for seat in joining:
             there = NodeAffinitySchedulingStrategy(seat.node, soft=False)
             self._seats.append((seat, self._make({**self._options, "scheduling_strategy": there})))
-        log.info("rollout actors: %d joined, %d left with their nodes", len(joining), len(leaving))
-        self._roster.tell.remote(([seat.slot for seat, _ in self._seats], [actor for _, actor in self._seats]))
+        if joining or leaving:
+            self._version += 1
+            log.info("rollout actors: %d joined, %d left with their nodes", len(joining), len(leaving))
+        if self._version:
+            seats = ([seat.slot for seat, _ in self._seats], [actor for _, actor in self._seats])
+            self._roster.tell.remote(self._version, seats)
 
     def _usable(self, node: Mapping[str, Any]) -> bool:
         labels = node.get("Labels") or {}

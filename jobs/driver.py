@@ -19,9 +19,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.placement import Placement, PlacementError, place
+from actors.placement import Placement, PlacementError, on_this_node, place
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
 from actors.roster import release_nodes
@@ -122,8 +121,7 @@ def start(settings: RunSettings) -> Iterator[Job]:
     uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
         # On this node: its database and the folder of its journals are paths here.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        tracker = start_tracker(settings, here)
+        tracker = start_tracker(settings, on_this_node())
         try:
             with stoppable() as stopping, watch(tracker):
                 try:

@@ -22,9 +22,12 @@ log = logging.getLogger("ductile")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Slots:
-    """Numbers the processes that runs go on in, so that each has rollout actors of its own."""
+    """Numbers the processes that runs go on in, so that each has rollout actors of its own.
+
+    One that was started again gives the same numbers again: two runs then prefer the same actors, which is no error.
+    """
 
     def __init__(self) -> None:
         self._given = 0

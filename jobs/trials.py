@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from actors.desk import DeskActor, ReportingTracker
+from actors.placement import on_this_node
 from actors.tracker import RunTracker
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings, SweepSettings
@@ -58,7 +59,8 @@ def run_trials(search: Search) -> dict[int, str]:
     Raises `Stopped` when the job was asked to stop and its runs have.
     """
     sweep, settings = search.sweep, search.settings
-    desk, slots = DeskActor.remote(), Slots.remote()
+    desk = DeskActor.options(scheduling_strategy=on_this_node()).remote()  # with the driver's node goes the search
+    slots = Slots.remote()
     trainable = tune.with_parameters(Trial, search=search, desk=desk, slots=slots)
     objectives = list(searched_objectives(sweep, settings))
     tuner = tune.Tuner(
