@@ -71,7 +71,8 @@ docs: $(STAMP) ## print docs/metrics.md from the table of metrics
 	$(PY) -m ductile.metrics > docs/metrics.md
 
 bench: $(BENCH_STAMP) ## side-by-side measurements in benchmarks/
-	@for script in benchmarks/*.py; do echo "== $$script"; $(PY) $$script || exit 1; done
+	@for script in $$(grep -l __main__ benchmarks/*.py); do \
+		echo "== $$script"; $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 # In an environment of its own: its dependencies are none of ours. --strict: a pin that could not be looked up is an error.
 audit: $(STAMP) ## look the pins up in the advisories of PyPI, which must be reachable; no part of make test

@@ -221,6 +221,7 @@ def measure(problems: int, steps: int, actors: int, folder: Path) -> dict[str, f
         course=Course(settings, table, resolve),
         contexts=contexts,
         reestimation=Reestimation(settings, table, rollouts, pool, store),  # type: ignore[arg-type]
+        ahead=None,
         tracker=watch,
         store=store,
         resolve=resolve,

@@ -120,6 +120,29 @@ def test_two_workers_with_deepspeed_learn_what_one_process_does(
     assert [(row["step"], len(row["pool"]["estimators"])) for row in audits(run)] == [(0, 9), (2, 9), (4, 9)]
 
 
+def test_two_workers_stopped_by_ctrl_c_are_gone_on_with_by_one_process(
+    uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    settings = ("variant=parameter_only", "plan=guessable", "learner.engine=deepspeed", "learner.zero=2")
+    two = command("run", tmp_path, *settings, "learner.workers=2", "cluster.cpus=4")
+    job = subprocess.Popen(two, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and job.poll() is None and not list(tmp_path.glob("*/checkpoint-*")):
+        time.sleep(0.02)
+    os.kill(job.pid, signal.SIGINT)
+    _, told = job.communicate(timeout=240)
+    assert job.returncode == 130 and "stopped; the same command goes on" in told, told
+    (run,) = (path.parent for path in tmp_path.glob("*/settings.json"))
+    assert not (run / "finished.json").exists(), "the run ended before it could be stopped"
+
+    finish(command("run", tmp_path, *settings))
+    ours, theirs = measured(run), measured(runs_in(uninterrupted)[RUN])
+    drifts = [
+        [value for name, value in row["metrics"].items() if name.startswith("drift/")] for row in (ours[1], theirs[1])
+    ]
+    np.testing.assert_allclose(drifts[0], drifts[1], rtol=1e-2)
+
+
 def test_run_whose_difficulty_table_is_killed_ends_as_if_nothing_had_been(
     uninterrupted: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 PROGRAM = """
 import json, os, pathlib, psutil, ray
 from ductile.config import RunSettings
-from jobs.driver import _start_ray
+from jobs.driver import connect
 
 @ray.remote
 class Actor:
@@ -23,7 +23,7 @@ class Actor:
 @ray.remote
 def allowed(): return os.environ['DUCTILE_TRUST_REMOTE_CODE']
 
-_start_ray(RunSettings())
+connect(RunSettings())
 actor = Actor.remote()
 assert ray.get(actor.alive.remote())
 listening, names = [], set()
