@@ -82,7 +82,7 @@ audit: $(STAMP) ## look the pins up in the advisories of PyPI, which must be rea
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
 ui: $(STAMP) ## MLflow UI on this machine, on the runs in runs/mlflow.db
-	$(VENV)/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db
+	MLFLOW_DISABLE_TELEMETRY=true $(VENV)/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db
 
 clean: ## remove the virtual environment and what the tools left; results in runs/ and cache/ stay
 	rm -rf $(VENV) $(VENV)-audit .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache ductile.egg-info

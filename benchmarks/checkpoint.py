@@ -1,6 +1,6 @@
 """What a checkpoint costs the step: written by a thread beside it, in the foreground, and not at all.
 
-    python benchmarks/checkpoint.py [width of the model, such as 512; 256]
+    python -m benchmarks.checkpoint [width of the model, such as 512; 256]
 
 A Llama of four layers is trained by AdamW on random tokens, on one core, with a checkpoint at every step: the most
 that can be asked. The three ways take turns, so that they meet the same machine. Times are medians over steps, of a

@@ -1,6 +1,6 @@
 """The table of difficulty estimates from ten thousand to ten million problems, and a dict of rows beside it.
 
-    python benchmarks/difficulty_table.py [sizes, such as 1e4 1e5]
+    python -m benchmarks.difficulty_table [sizes, such as 1e4 1e5]
 
 Each size runs in a process of its own. Memory is how much the process has grown once whoever gave the ids has let go
 of them, divided by the number of problems. Times are medians; a step selects 1,024 problems and observes eight

@@ -1,6 +1,6 @@
 """Tokens a second of Ductile's sampler against transformers' `generate`, on the same model, prompts and lengths.
 
-    python benchmarks/sampler.py [rounds]
+    python -m benchmarks.sampler [rounds]
 
 Both sides run in turn in one process on one thread, and the ratio is that of their medians. `generate` returns no
 log-probabilities unless asked for scores, which RL needs; it is asked, and they are gathered.

@@ -1,6 +1,6 @@
 """What logging a step's metrics costs a run's tracker, with the journal and with a queue in memory alone.
 
-    python benchmarks/tracker.py [steps]
+    python -m benchmarks.tracker [steps]
 
 A step logs 60 metrics; every tenth is followed by `position`, which waits for the disk. MLflow is away, as it is when
 the journal matters. The calls are those that the tracker actor makes; Ray's own cost is not in them.

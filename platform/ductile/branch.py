@@ -3,7 +3,7 @@
     snapshot -> learner -> steps of RL, or of supervised learning on worked solutions -> pass rates of the same problems
 
 Needs no run: `Branches(settings.probe.branch, LocalBrancher(...), store, key).measured(folder, phase)` measures the
-plasticity of any snapshot (a folder that `Learner.save` wrote) beside that of the fresh base, for
+plasticity of any snapshot (a folder that `Learner.capture` wrote) beside that of the fresh base, for
 `probes.branch.plasticity`.
 """
 

@@ -806,7 +806,7 @@ class RoleSettings:
 
 @dataclass(frozen=True)
 class PlacementSettings:
-    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty. No place is refused at once."""
+    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty. What has no place is refused before any work."""
 
     strategy: str = setting(
         "anywhere",

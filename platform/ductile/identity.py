@@ -48,7 +48,10 @@ def identify(settings: RunSettings, model_folders: Sequence[Path]) -> Identity:
     values["probe"]["branch"].pop("beside")  # who runs the branches, not what they measure
     if settings.difficulty.scores:
         values["difficulty"]["content"] = _digest([Path(settings.difficulty.scores)])
-    values["model"] = [_digest(_model_files(folder)) for folder in model_folders]
+    values["model"] = {
+        "files": [_digest(_model_files(folder)) for folder in model_folders],
+        "dtype": settings.model.dtype,
+    }
     values["version"] = __version__
     values["probes"] = {name: probe.version for name, probe in PROBES.items()}  # what was measured before meant another
     start = {name: value for name, value in values.items() if name not in ("plan", "phase", "difficulty")}

@@ -45,6 +45,7 @@ def test_where_results_go_and_who_works_make_no_other_run(model: Path) -> None:
         replace(SETTINGS, phase={"hard": replace(SETTINGS.phase["hard"], steps=6)}),
         replace(SETTINGS, learner=replace(SETTINGS.learner, lr=1e-4)),
         replace(SETTINGS, rollout=replace(SETTINGS.rollout, group_size=4)),
+        replace(SETTINGS, model=replace(SETTINGS.model, dtype="bfloat16")),
     ],
 )
 def test_anything_that_matters_makes_another_run(model: Path, changed: RunSettings) -> None:
