@@ -24,7 +24,7 @@ from actors.rollout import ActorPool, LostCall
 from actors.stop import NeverAsked, StopFlag
 from actors.tracker import RunTracker
 from actors.tries import NoProgress, begin_try, end_tries, first_divergence, note_error
-from ductile.checkpoint import FolderStore
+from ductile.checkpoint import CheckpointFailed, FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
 from ductile.ports import Stopped
@@ -148,7 +148,7 @@ def _train_worker(config: dict[str, Any]) -> dict[str, Any] | Exception | None:
         _work(spec, rank, world)
     except Stopped as stop:
         return {"step": stop.step, "early": stop.early}
-    except (NoProgress, WrongCheckpoint) as error:
+    except (NoProgress, WrongCheckpoint, CheckpointFailed) as error:
         return error
     except Exception as error:
         if _diverged(error) and not tries.again(error):  # on every rank alike: the norm is
@@ -214,7 +214,8 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     difficulty = port(DifficultyClient(actor) if actor is not None else None)
     pool, verdicts = port(spec.pool), port(judge)
     contexts = port(make_contexts(settings, spec.pool, judge))
-    store = FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share, world, settings.checkpoint)
+    memory = Path(settings.cache) / "measured"
+    store = FolderStore(spec.folder, memory, rank, share, world, settings.checkpoint, spec.identity.run)
     rollouts = Rollouts(settings, pool, verdicts, contexts, learner)
     ports = Ports(
         pool=pool,

@@ -27,6 +27,7 @@ from actors.roster import release_nodes
 from actors.stop import StopFlag
 from actors.tracker import TrackingError, tracking_uri
 from actors.tries import NoProgress
+from ductile.checkpoint import CheckpointFailed
 from ductile.config import RunSettings
 from ductile.loop import WrongCheckpoint
 from ductile.models.trust import VARIABLE
@@ -85,7 +86,7 @@ def main(job: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, _terminated)  # until a job takes it for a request to stop
     try:
         code = job()
-    except (SettingsError, PlacementError, WrongCheckpoint, TrackingError, NoProgress) as error:
+    except (SettingsError, PlacementError, WrongCheckpoint, TrackingError, NoProgress, CheckpointFailed) as error:
         print(redacted(str(error)), file=sys.stderr)
         code = 2 if isinstance(error, (SettingsError, PlacementError)) else 1
     except RayActorError as error:

@@ -46,7 +46,7 @@ Write = Callable[[Path], None]
 
 
 class CheckpointFailed(RuntimeError):
-    """The last checkpoint of a run that ends could not be written in `checkpoint.patience_s`."""
+    """The last checkpoint of a run that ends, or a snapshot, could not be written in `checkpoint.patience_s`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class FolderStore:
     `share` is called on all ranks alike, and never in the writing thread.
 
     settings.store: rank 0 copies each checkpoint there once it is complete (see `remote.py`), and fetches the newest
-    one from there where the folder has none as new. Ranks that do not share a folder are not served by it.
+    one from there where the folder has none as new, or copies the folder's, which a kill may have kept from it. Ranks
+    that do not share a folder are not served by it.
     """
 
     def __init__(
@@ -83,8 +84,9 @@ class FolderStore:
         share: Callable[[Any], Any] = lambda value: value,
         world: int = 1,
         settings: CheckpointSettings | None = None,
+        run: str = "",
     ) -> None:
-        """settings: None writes in the foreground and keeps the newest two."""
+        """settings: None writes in the foreground and keeps the newest two; run: `Identity.run`, for settings.store."""
         self.folder = folder
         self.memory = memory
         self.first = rank == 0
@@ -95,7 +97,7 @@ class FolderStore:
         if self._settings.store and self.first:
             from ductile.remote import Remote  # pyarrow's file systems take a while to import
 
-            self._remote = Remote.of(self._settings.store, folder)
+            self._remote = Remote.of(self._settings.store, folder, run)
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._error: BaseException | None = None  # of the thread, to be raised by who waits for it
@@ -104,7 +106,8 @@ class FolderStore:
         self._unsent: Path | None = None
         self._number = 0
         self._since: float | None = None
-        self._told: set[Path] = set()
+        self._damaged: set[Path] = set()
+        self._unneeded: set[str] = set()  # snapshots that go when a checkpoint without them is on disk
         self._events = _Events()
 
     def latest(self) -> Path | None:
@@ -119,6 +122,9 @@ class FolderStore:
             try:
                 path = self._pick()
                 found = (str(path) if path else None, None)
+                if self._remote and path:
+                    self._unsent = path
+                    self._try(self._send)
             except (WrongCheckpoint, OSError) as error:  # shared, so that the other ranks do not wait for ever
                 found = (None, error)
         chosen, failure = self._share(found)
@@ -165,34 +171,38 @@ class FolderStore:
         return self._events.taken()
 
     def snapshot(self, name: str, write: Write) -> Path:
-        """`write(folder)` fills a new folder; it takes the place of an earlier snapshot of that name."""
-        target = self.find_snapshot(name)
-        temporary = Path(self._share(str(self.folder / f".snapshot-{uuid.uuid4().hex}")))
-        temporary.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        self._share(None)
-        if self.first:
-            flush_files(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            _flush_folders(target)
-            for old in self.folder.glob(".snapshot-*"):
-                shutil.rmtree(old, ignore_errors=True)
-        self._share(None)
-        return target
+        """`write(folder)` fills a new folder; it takes the place of an earlier snapshot of that name.
+
+        Tries again while the disk is full. Raises `CheckpointFailed` after `settings.patience_s`, on all ranks.
+        """
+        self._unneeded.discard(name)
+        deadline, told = time.monotonic() + self._settings.patience_s, False
+        while reason := self._snapshot(self.find_snapshot(name), write):
+            reason = f"snapshot {name} could not be written to {self.folder} ({reason}); free room there"
+            left = self._share(deadline - time.monotonic())
+            if left <= 0:
+                raise CheckpointFailed(f"{reason}, and start the run again")
+            if self.first and not told:
+                log.warning("%s; the run waits for it, %.0f s at most", reason, left)
+            told = True
+            time.sleep(min(RETRY_S, left))
+        return self.find_snapshot(name)
 
     def find_snapshot(self, name: str) -> Path:
         """The folder of the snapshot of this name."""
         return inside(self.folder / "snapshots", name)
 
     def drop_snapshots(self, keep: Sequence[str]) -> None:
-        """Remove every snapshot but those of these names."""
+        """Remove every snapshot but those of these names, once what was saved last is on disk.
+
+        The checkpoint before it may still refer to them.
+        """
+        self._join()
         self._share(None)  # another rank may still read one
-        if self._rank == 0:
-            for folder in (self.folder / "snapshots").glob("*"):
-                if folder.name not in keep:
-                    shutil.rmtree(folder, ignore_errors=True)
+        if self.first:
+            self._unneeded = {folder.name for folder in (self.folder / "snapshots").glob("*")} - set(keep)
+            if self._job is None:
+                self._drop_unneeded()
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""
@@ -200,10 +210,53 @@ class FolderStore:
         return self._share(json.loads(path.read_text()) if path.exists() else None)
 
     def keep(self, key: str, value: Any) -> None:
-        """Keep a measurement (plain JSON values) for later runs."""
-        if self._rank == 0:
-            self.memory.mkdir(parents=True, exist_ok=True)
-            write_text(inside(self.memory, f"{key}.json"), json.dumps(value))
+        """Keep a measurement (plain JSON values) for later runs, if the disk lets it: else they measure again."""
+        if self.first:
+            path = inside(self.memory, f"{key}.json")
+            try:
+                self.memory.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps(value))
+            except OSError as error:
+                log.warning("a measurement is not kept in %s (%s); later runs measure it again", path, error)
+
+    def _snapshot(self, target: Path, write: Write) -> str | None:
+        """One try; why it failed on a rank's disk, on all ranks."""
+        temporary = Path(self._share(str(self.folder / f".snapshot-{uuid.uuid4().hex}")))
+        reason: str | None = None
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            (temporary / f".rank-{self._rank}").touch()
+        except (OSError, SafetensorError) as error:
+            reason = str(_of_disk(error))
+        self._share(None)
+        if self.first:
+            try:
+                reason = reason or self._place_snapshot(temporary, target)
+            except OSError as error:
+                reason = str(error)
+            for old in self.folder.glob(".snapshot-*"):
+                shutil.rmtree(old, ignore_errors=True)
+        told: str | None = self._share(reason)
+        return told
+
+    def _place_snapshot(self, temporary: Path, target: Path) -> str | None:
+        """On rank 0: what all ranks wrote becomes the snapshot, or which rank did not write."""
+        for rank in range(self._world):
+            mark = temporary / f".rank-{rank}"
+            if not mark.exists():
+                return f"rank {rank} did not write its part of it"
+            mark.unlink()
+        flush_files(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        _flush_folders(target)
+        return None
+
+    def _drop_unneeded(self) -> None:
+        while self._unneeded:
+            shutil.rmtree(self.find_snapshot(self._unneeded.pop()), ignore_errors=True)
 
     def _begin(self, write: Write, boundary: int | None) -> None:
         """Write, in the thread or here. All ranks come here together: no other checkpoint is being written."""
@@ -238,9 +291,7 @@ class FolderStore:
         try:
             action()
         except (OSError, SafetensorError) as error:
-            if isinstance(error, SafetensorError) and "os error" not in str(error):
-                raise  # none of the disk's
-            known, self._missed = self._missed, error if isinstance(error, OSError) else OSError(str(error))
+            known, self._missed = self._missed, _of_disk(error)
             self._events.failed()
             if not known:
                 log.error("%s; the run goes on, and the next checkpoint tries again", self._reason())
@@ -310,6 +361,7 @@ class FolderStore:
         self._job, self._unsent = None, job.target if self._remote else None
         self._events.wrote(sum(file["bytes"] for file in files.values()))
         self._tidy()
+        self._drop_unneeded()
         self._send()
 
     def _part(self, job: _Job, rank: int) -> Files:
@@ -347,8 +399,8 @@ class FolderStore:
         try:
             verify(folder)
         except Damaged as damage:
-            if folder not in self._told:
-                self._told.add(folder)
+            if folder not in self._damaged:
+                self._damaged.add(folder)
                 log.warning("%s is damaged: %s; going back to the checkpoint before it", folder, damage)
             return False
         return True
@@ -362,7 +414,9 @@ class FolderStore:
                 if _number(Path(name)) <= number:
                     break
                 try:
-                    return self._remote.fetch(name, self.folder)
+                    fetched = self._remote.fetch(name, self.folder)
+                    self._damaged.discard(fetched)
+                    return fetched
                 except Damaged as damage:
                     log.warning("%s in checkpoint.store is damaged: %s; taking the one before it", name, damage)
         except OSError as error:
@@ -378,16 +432,20 @@ class FolderStore:
         return sorted(self.folder.glob("checkpoint-*"))
 
     def _tidy(self) -> None:
-        """Let go what the policy does not keep, and what a killed process left half written."""
+        """Let go what the policy does not keep, what is damaged, and what a killed process left half written."""
         boundaries: dict[str, int | None] = {}
         for folder in self._complete():
             try:
-                boundaries[folder.name] = manifest_of(folder)["boundary"]
-            except (Damaged, WrongCheckpoint):
+                if folder not in self._damaged:
+                    boundaries[folder.name] = manifest_of(folder)["boundary"]
+            except WrongCheckpoint:
                 boundaries[folder.name] = None
+            except Damaged:
+                self._damaged.add(folder)
         gone = surplus(boundaries, self._settings.keep, self._settings.keep_boundaries)
-        for old in [*(self.folder / name for name in gone), *self.folder.glob(".writing-*")]:
+        for old in [*(self.folder / name for name in gone), *self._damaged, *self.folder.glob(".writing-*")]:
             shutil.rmtree(old, ignore_errors=True)
+        self._damaged.clear()
 
 
 class _Events:
@@ -419,10 +477,23 @@ class _Events:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    temporary.write_text(text)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _of_disk(error: OSError | SafetensorError) -> OSError:
+    """The error of a disk; raises what is none of a disk's."""
+    if isinstance(error, OSError):
+        return error
+    if "os error" not in str(error):
+        raise error
+    return OSError(str(error))
 
 
 def _number(folder: Path) -> int:

@@ -45,6 +45,7 @@ def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identi
     ports.tracker.artifact("plan.json", json.dumps([_describe(phase) for phase in plan.phases], indent=1))
     state = resume(ports, identity)
     if state.boundaries and state.phase == len(plan.phases) and not state.pending:
+        ports.store.flush()  # its last checkpoint may be complete here and not yet in `checkpoint.store`
         return state.boundaries
     branches = Branches(settings.probe.branch, ports.brancher, ports.store, identity.start)
     measure = Measure(settings, variant, plan, ports, branches)

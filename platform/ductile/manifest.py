@@ -83,16 +83,23 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Raises `Damaged` unless every file has the size and hash that the manifest says; else as `manifest_of`."""
-    for name, expected in manifest_of(folder)["files"].items():
+    if wrong := differing(folder, manifest_of(folder)["files"]):
+        raise Damaged(wrong)
+
+
+def differing(folder: Path, files: Files) -> str | None:
+    """What is wrong with the first file that is not as recorded; None when all are."""
+    for name, expected in files.items():
         path = folder / name
         try:
             size, digest = path.stat().st_size, _hash(path)
         except OSError as error:
-            raise Damaged(f"{name} cannot be read ({error.strerror})") from error
+            return f"{name} cannot be read ({error.strerror})"
         if size != expected["bytes"]:
-            raise Damaged(f"{name} has {size} bytes, not {expected['bytes']}")
+            return f"{name} has {size} bytes, not {expected['bytes']}"
         if digest != expected["blake2b"]:
-            raise Damaged(f"{name} has another hash than when it was written")
+            return f"{name} has another hash than when it was written"
+    return None
 
 
 def surplus(boundaries: Mapping[str, int | None], keep: int, keep_boundaries: bool) -> Sequence[str]:

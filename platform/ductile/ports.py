@@ -378,7 +378,7 @@ class Store(Protocol):
         """The folder of the snapshot of this name."""
 
     def drop_snapshots(self, keep: Sequence[str]) -> None:
-        """Remove every snapshot but those of these names."""
+        """Remove every snapshot but those of these names, once what was saved last is on disk."""
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""

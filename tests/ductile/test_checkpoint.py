@@ -379,6 +379,94 @@ def test_rank_that_is_gone_is_not_waited_for_by_a_run_that_fails(
     assert store(tmp_path).latest() is None
 
 
+@BOTH
+def test_snapshot_goes_only_when_a_checkpoint_without_it_is_on_disk(
+    settings: CheckpointSettings, tmp_path: Path
+) -> None:
+    """A checkpoint that waits for the branches of a snapshot cannot be gone on from without it."""
+    kept, disk = store(tmp_path, settings), threading.Event()
+
+    def later(folder: Path) -> None:
+        if not disk.is_set():
+            full(folder)
+        writing("without")(folder)
+
+    kept.snapshot("boundary-1", writing("of 1"))
+    kept.save(writing("refers to 1"))
+    kept.save(later)
+    kept.drop_snapshots([])
+    kept.wait()
+    assert content(kept) == "refers to 1" and kept.find_snapshot("boundary-1").exists()
+    kept.snapshot("boundary-2", writing("of 2"))
+    disk.set()
+    kept.flush()
+    assert content(kept) == "without" and not kept.find_snapshot("boundary-1").exists()
+    assert kept.find_snapshot("boundary-2").exists()
+
+
+def test_snapshot_waits_for_room_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept, tries = store(tmp_path), []
+
+    def third_time(folder: Path) -> None:
+        tries.append(folder)
+        if len(tries) < 3:
+            full(folder)
+        writing("late")(folder)
+
+    path = kept.snapshot("boundary-1", third_time)
+    assert (path / "learner" / "n").read_text() == "late" and len(tries) == 3
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    with pytest.raises(CheckpointFailed, match=r"snapshot boundary-1 could not.*No space left.*free room"):
+        kept.snapshot("boundary-1", full)
+    assert (path / "learner" / "n").read_text() == "late"
+    assert [each.name for each in (tmp_path / "run").iterdir()] == ["snapshots"]
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_snapshot_of_ranks_waits_for_the_one_whose_disk_is_full(broken: int, tmp_path: Path) -> None:
+    tries = [0, 0]
+
+    def act(rank: int, kept: FolderStore) -> None:
+        def write(folder: Path) -> None:
+            tries[rank] += 1
+            if rank == broken and tries[rank] == 1:
+                full(folder)
+            (folder / f"of-{rank}").write_text("x")
+
+        kept.snapshot("boundary-1", write)
+
+    assert Ranks(2).run(tmp_path, CheckpointSettings(patience_s=5), act) == ["", ""]
+    assert tries == [2, 2]
+    assert sorted(path.name for path in (tmp_path / "run" / "snapshots" / "boundary-1").iterdir()) == ["of-0", "of-1"]
+
+
+def test_measurement_that_a_full_disk_does_not_take_is_told_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    kept = store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", no_room)
+        kept.keep("a", 1)
+    assert kept.remember("a") is None and "No space left" in caplog.text
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_damaged_checkpoint_does_not_push_out_the_sound_one(tmp_path: Path) -> None:
+    first = store(tmp_path)
+    for text in ("sound", "damaged"):
+        first.save(writing(text))
+    flip(tmp_path / "run" / "checkpoint-000002" / "learner" / "n")
+    kept = store(tmp_path)
+    assert content(kept) == "sound"
+    kept.save(writing("newest"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-000001", "checkpoint-000003"]
+    flip(tmp_path / "run" / "checkpoint-000003" / "learner" / "n")
+    assert content(store(tmp_path)) == "sound"
+
+
 def test_measurements_are_remembered_by_key(tmp_path: Path) -> None:
     kept = store(tmp_path)
     assert kept.remember("a") is None

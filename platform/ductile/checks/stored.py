@@ -1,25 +1,25 @@
-"""The place that checkpoints are copied to: whether there is one of that name, before any work."""
+"""The place that checkpoints are copied to: whether there can be one of that name, before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ductile.config import RunSettings
+from ductile.secrets import redacted
 
 
 def store_mistakes(settings: RunSettings) -> Iterator[str]:
-    """`checkpoint.store`; a place that asks for more than a name (credentials) may still refuse to be written to."""
+    """`checkpoint.store`; a place that is away, or asks for credentials, is no mistake: a run tries again."""
     store = settings.checkpoint.store
-    if not store:
+    if not store or redacted(store) != store:  # which `secret_mistakes` tells of
         return
-    from ductile.remote import opened  # pyarrow's file systems take a while to import
+    from ductile.remote import brief, refuse_wrong  # pyarrow's file systems take a while to import
 
     try:
-        opened(store)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        refuse_wrong(store)
+    except ValueError as error:  # pyarrow's own are too
         scheme = store.split("://")[0] + "://..." if "://" in store else repr(store)
-        told = " ".join(str(error).replace(store, scheme).split())
         yield (
-            f"checkpoint.store: {scheme}: {told}; allowed: a folder's path, or a URI of pyarrow's file systems "
-            f"(file://, s3://, gs://, hdfs://)"
+            f"checkpoint.store: {scheme}: {brief(ValueError(str(error).replace(store, scheme)))}; allowed: a folder's "
+            f"path, or a URI of pyarrow's file systems (file://, s3://, gs://, hdfs://)"
         )
