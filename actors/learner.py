@@ -23,7 +23,7 @@ from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
 from actors.stop import NeverAsked, StopFlag
 from actors.tracker import RunTracker
-from actors.tries import NoProgress, begin_try, end_tries, first_divergence, note_error
+from actors.tries import RESTARTS, NoProgress, begin_try, end_tries, first_divergence, note_error
 from ductile.checkpoint import FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
@@ -114,7 +114,7 @@ def _run_with_train(spec: RunSpec) -> None:
         run_config=RunConfig(
             name=spec.folder.name,
             storage_path=str(spec.folder.parent / "ray-train"),
-            failure_config=FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=RESTARTS),
         ),
     )
     outcome = _beside(trainer.fit).return_value
