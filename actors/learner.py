@@ -21,7 +21,7 @@ from actors.branch import RayBrancher
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
-from actors.stop import NeverAsked, StopFlag
+from actors.stop import STOPPED_S, NeverAsked, StopFlag
 from actors.tracker import RunTracker
 from actors.tries import RESTARTS, NoProgress, begin_try, end_tries, first_divergence, note_error
 from ductile.checkpoint import FolderStore
@@ -207,7 +207,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     learner = make_learner(settings, variant, spec.base, spec.expert, spec.folder / "models")
     brancher: Any
     if settings.probe.branch.beside:
-        brancher = port(RayBrancher(settings, learner.origin, spec.pool, spec.folder / "models"))
+        brancher = port(RayBrancher(settings, learner.origin, spec.pool, spec.folder / "models", spec.stop.asked))
     else:  # on every rank, as the learner is
         make = functools.partial(branch_learner, settings, variant, learner.origin, models=learner.models)
         brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
@@ -215,6 +215,14 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     pool, verdicts = port(spec.pool), port(judge)
     contexts = port(make_contexts(settings, spec.pool, judge))
     store = FolderStore(spec.folder, Path(settings.cache) / "measured", rank, share, world, settings.checkpoint)
+    asked = port(spec.stop).asked
+
+    def stop() -> bool:
+        if not asked():
+            return False
+        store.hurry(STOPPED_S)
+        return True
+
     rollouts = Rollouts(settings, pool, verdicts, contexts, learner)
     ports = Ports(
         pool=pool,
@@ -229,7 +237,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         store=store,
         resolve=judge.domain,
         brancher=brancher,
-        stop=port(spec.stop).asked,
+        stop=stop,
     )
     try:
         run(settings, variant, ports, spec.identity)

@@ -69,7 +69,7 @@ def run_trials(search: Search, stopping: Callable[[], bool]) -> dict[int, str]:
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources(settings.learner.workers, search.shared.placement)),
         tune_config=tune.TuneConfig(
-            search_alg=ThresholdSearch(sweep, objectives, settings.seed, search.folder, stopping),
+            search_alg=ThresholdSearch(sweep, objectives, settings.seed, search.folder, search.shared.stop.asked),
             scheduler=_scheduler(sweep, settings, objectives),
             num_samples=sweep.trials,
             max_concurrent_trials=search.runs,
@@ -118,8 +118,10 @@ class Trial(tune.Trainable):
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """What Tune is told of: the next report, or how the trial ended. An error is an end: raised, Tune would try
-        the trial again, and the error would come again."""
+        """What Tune is told of: the next report, or how the trial ended.
+
+        An error is an end: for one that is raised Tune would try the trial again, and the error would come again.
+        """
         try:
             return self._step()
         except Exception as error:
@@ -223,7 +225,13 @@ class Trial(tune.Trainable):
         wanted = searched_objectives(self._search.sweep, self._settings)
         told = {name: metric for name, metric in self._objectives.items() if name != "plasticity" or name in wanted}
         return ReportingTracker(
-            tracker.actor, tracker.run_id, self._desk, self._number, told, total_steps(self._settings)
+            tracker.actor,
+            tracker.run_id,
+            self._desk,
+            self._number,
+            told,
+            total_steps(self._settings),
+            labels=tracker.labels,
         )
 
     def _keep(self, status: str, steps: int, seeds: list[dict[str, Any]]) -> None:

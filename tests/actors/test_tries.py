@@ -21,7 +21,7 @@ def test_tries_are_counted_in_memory_while_the_disk_is_full(
     for _ in range(3):
         begin_try(tmp_path, "job", 2)
         note_error(tmp_path, "job", RuntimeError("an actor was lost"))
-    with pytest.raises(NoProgress, match="failed 3 times .* an actor was lost"):
+    with pytest.raises(NoProgress, match=r"failed 3 times .* an actor was lost"):
         begin_try(tmp_path, "job", 2)
     assert first_divergence(tmp_path, "job", "update 3") and not first_divergence(tmp_path, "job", "update 3")
     assert "No space left" in caplog.text
