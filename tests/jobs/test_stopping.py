@@ -9,6 +9,7 @@ import pytest
 
 import jobs.driver as driver
 from actors import branch, placement
+from actors.tracking import TrackingError
 from ductile.config import CheckpointSettings, ClusterSettings, PlacementSettings, RoleSettings, RunSettings
 from ductile.ports import Stopped
 from jobs.driver import JobStopped, absolute, how_to_go_on
@@ -49,6 +50,20 @@ def test_exit_code_names_the_signal(error: BaseException, code: int, capsys: pyt
     assert ended.value.code == code
     said = capsys.readouterr().err
     assert said == "" if isinstance(error, JobStopped) else "the same command goes on" in said
+
+
+def test_mlflow_that_does_not_answer_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> int:
+        raise TrackingError("tracking.uri: http://h: MLflow did not answer for 10s")
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            driver.main(job)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "tracking.uri: http://h: MLflow did not answer for 10s\n"
 
 
 def rows(*given: tuple[str, str]) -> list[dict[str, str]]:
