@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import ray
 
 from actors.rollout import ActorPool
 from ductile.config import RunSettings
-from ductile.ports import BranchRequest, Composition
+from ductile.ports import BranchRequest, Composition, Stopped
 
 PATIENCE_S = 30.0
 """How long a run waits for a branch before it asks whether there is a CPU for it at all."""
+
+STOP_S = 1.0
+"""How often a run that waits for a branch asks whether it should stop."""
 
 
 @ray.remote(num_cpus=1)
@@ -37,8 +41,15 @@ def run_branch(
 class RayBrancher:
     """Implements `ports.Brancher`. Snapshot folders, and `models`, the run's own, must be reachable from every node."""
 
-    def __init__(self, settings: RunSettings, composition: Composition, pool: ActorPool, models: Path) -> None:
-        self._arguments = (settings, composition, pool, models)
+    def __init__(
+        self,
+        settings: RunSettings,
+        composition: Composition,
+        pool: ActorPool,
+        models: Path,
+        stop: Callable[[], bool] = bool,  # never
+    ) -> None:
+        self._arguments, self._stop = (settings, composition, pool, models), stop
         self._tasks: list[
             tuple[Any, BranchRequest]
         ] = []  # a handle is a place in it: object references are not sent between ranks
@@ -48,16 +59,35 @@ class RayBrancher:
         return len(self._tasks) - 1
 
     def collect(self, handle: int) -> Mapping[str, Any]:
-        """A run that waits here leaves its own CPU idle: when none is free, the branch may take that one's place."""
+        """A run that waits here leaves its own CPU idle: when none is free, the branch may take that one's place.
+
+        Raises `Stopped` when the run is asked to stop meanwhile; its branches end.
+        """
         task, request = self._tasks[handle]
-        ready, _ = ray.wait([task], timeout=PATIENCE_S)
-        if not ready and ray.available_resources().get("CPU", 0) < 1:
-            ready, others = ray.wait([task, self._start(request, cpus=0)])
-            for other in others:
-                ray.cancel(other)
+        tasks = [task]
+        ready = self._wait(tasks, PATIENCE_S)
+        if not ready:
+            if ray.available_resources().get("CPU", 0) < 1:
+                tasks.append(self._start(request, cpus=0))
+            ready = self._wait(tasks, None)
+            for other in tasks:
+                if other != ready[0]:
+                    ray.cancel(other)
             task = ready[0]
         result: dict[str, Any] = ray.get(task)
         return result
+
+    def _wait(self, tasks: Sequence[Any], timeout_s: float | None) -> list[Any]:
+        """The task that is done first; none when none is in time."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            ready, _ = ray.wait(list(tasks), timeout=STOP_S)
+            if ready or (deadline is not None and time.monotonic() >= deadline):
+                return list(ready)
+            if self._stop():
+                for task in [*tasks, *(task for task, _ in self._tasks)]:
+                    ray.cancel(task)
+                raise Stopped(0, early=False)
 
     def _start(self, request: BranchRequest, cpus: int) -> Any:
         # Outside the placement group of a Tune trial, whose one CPU the run itself holds.

@@ -44,6 +44,9 @@ SECTIONS = (
 LABELS = ("run", "variant", "plan", "seed", "phase")
 """Labels of a run's gauges; `phase` is empty before the first step, and in pretraining."""
 
+SETTLED = ("variant", "plan", "seed")
+"""Those of them that a run's settings say."""
+
 POSITION = (
     Metric("run/step", "steps", "RL steps that the run has done"),
     Metric("run/steps", "steps", "RL steps that its plan has"),
@@ -129,6 +132,7 @@ class Gauges:
                     self._latest.pop(run_id, None)
                     continue
                 labels = self._labels.setdefault(run_id, labels_of({}))
+                labels |= {name: str(row[name]) for name in SETTLED if name in row}  # after a restart the run says them
                 labels["phase"] = _phase(row) or labels["phase"]
                 samples += run_samples(row, self._latest.get(run_id, {}), labels)
         names = [metric.pattern for metric in TRACKING]

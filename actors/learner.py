@@ -21,9 +21,9 @@ from actors.branch import RayBrancher
 from actors.difficulty import DifficultyActor, DifficultyClient
 from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
-from actors.stop import NeverAsked, StopFlag
+from actors.stop import STOPPED_S, NeverAsked, StopFlag
 from actors.tracker import RunTracker
-from actors.tries import NoProgress, begin_try, end_tries, first_divergence, note_error
+from actors.tries import RESTARTS, NoProgress, begin_try, end_tries, first_divergence, note_error
 from ductile.checkpoint import CheckpointFailed, FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
@@ -114,7 +114,7 @@ def _run_with_train(spec: RunSpec) -> None:
         run_config=RunConfig(
             name=spec.folder.name,
             storage_path=str(spec.folder.parent / "ray-train"),
-            failure_config=FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=RESTARTS),
         ),
     )
     outcome = _beside(trainer.fit).return_value
@@ -207,7 +207,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     learner = make_learner(settings, variant, spec.base, spec.expert, spec.folder / "models")
     brancher: Any
     if settings.probe.branch.beside:
-        brancher = port(RayBrancher(settings, learner.origin, spec.pool, spec.folder / "models"))
+        brancher = port(RayBrancher(settings, learner.origin, spec.pool, spec.folder / "models", spec.stop.asked))
     else:  # on every rank, as the learner is
         make = functools.partial(branch_learner, settings, variant, learner.origin, models=learner.models)
         brancher = LocalBrancher(settings, variant, make, port(spec.pool), port(judge), judge.domain)
@@ -216,6 +216,14 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     contexts = port(make_contexts(settings, spec.pool, judge))
     memory = Path(settings.cache) / "measured"
     store = FolderStore(spec.folder, memory, rank, share, world, settings.checkpoint, spec.identity.run)
+    asked = port(spec.stop).asked
+
+    def stop() -> bool:
+        if not asked():
+            return False
+        store.hurry(STOPPED_S)
+        return True
+
     rollouts = Rollouts(settings, pool, verdicts, contexts, learner)
     ports = Ports(
         pool=pool,
@@ -230,7 +238,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         store=store,
         resolve=judge.domain,
         brancher=brancher,
-        stop=port(spec.stop).asked,
+        stop=stop,
     )
     try:
         run(settings, variant, ports, spec.identity)

@@ -47,6 +47,9 @@ from ductile.versions import versions
 __all__ = ["MlflowException", "MlflowStore", "NoSuchRun", "flatten", "read_sqlite_history"]
 
 KINDS = ("pretrain", "run", "compare", "sweep")
+CALLED = {"compare": "comparison", "sweep": "search", "pretrain": "pretraining"}
+"""What a kind is called, where it is not by its own name."""
+ELSEWHERE = "name where it is with tracking.uri=, tracking.experiment= or output="
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's codes of errors that would come again. What a proxy or a broken database answers is not among them, nor are
@@ -83,7 +86,8 @@ class MlflowStore:
 
         Raises `Refused` for an experiment that is deleted, and MLflow's errors when it does not answer.
         """
-        self._found_experiment = self._experiment_id(self._name)
+        with _refusals():
+            self._found_experiment = self._experiment_id(self._name)
 
     def begin(
         self,
@@ -192,8 +196,12 @@ class MlflowStore:
     def find(self, named: str, kind: str) -> tuple[str, dict[str, str]]:
         """Id and tags of the run of this kind with this id, this beginning of an id, or this name.
 
-        Raises `NoSuchRun` when there is none, when there are several, or when it is of another kind.
+        Raises `NoSuchRun` when there is none, when there are several, or when it is of another kind. Makes nothing.
         """
+        there = self._client.get_experiment_by_name(self._name) if self._exists() else None
+        if there is None:
+            raise NoSuchRun(f"no experiment {self._name!r} in {redacted(self.uri)}; {ELSEWHERE}")
+        self._found_experiment = str(there.experiment_id)
         runs = list(self._search("tags.`ductile.kind` != ''", newest_first=True))
         found = [run for run in runs if run.info.run_id.startswith(named)] if named else []
         found = found or [run for run in runs if run.data.tags.get("mlflow.runName") == named]
@@ -205,8 +213,12 @@ class MlflowStore:
             raise NoSuchRun(f"{named!r} names {len(right)} runs; name one by its id: {ids}")
         for run in found:
             other = run.data.tags["ductile.kind"]
-            raise NoSuchRun(f"{named!r} is a {other}; go on with it by jobs.{other}")
-        raise NoSuchRun(f"no {kind} {named!r} in {self.uri}; name where it is with tracking.uri= or output=")
+            how = f"go on with it by jobs.{other}" if other in ("run", "compare") else "give the same command again"
+            raise NoSuchRun(f"{named!r} is a {CALLED.get(other, other)}; {how}")
+        raise NoSuchRun(f"no {CALLED.get(kind, kind)} {named!r} in {redacted(self.uri)}; {ELSEWHERE}")
+
+    def _exists(self) -> bool:
+        return self._database is None or self._database.exists()
 
     def newest_comparison(self) -> str:
         """The id of the comparison that began last. Raises `NoSuchRun`."""

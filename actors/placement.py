@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ductile.config import PlacementSettings, RoleSettings, RunSettings
+from ductile.ports import Stopped
 
 log = logging.getLogger("ductile")
 NODE_ID = "ray.io/node-id"
@@ -49,21 +50,17 @@ class Placement:
     learner: Options = field(default_factory=dict)
     difficulty: Options = field(default_factory=dict)
 
-    @property
-    def moves_learner(self) -> bool:
-        """Whether the learner may not simply be where its job or trial happens to be."""
-        return bool(self.learner)
-
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
     """For an actor that is nothing without this process's node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def place(settings: RunSettings, runs: int) -> Placement:
+def place(settings: RunSettings, runs: int, stopping: Callable[[], bool] = bool) -> Placement:
     """Options of each role on the cluster as it is, or within `cluster.placement.patience_s` will be.
 
-    Raises `PlacementError` with what was asked, what there is, and what to do.
+    stopping: whether the job was asked to stop, by default never. Raises `Stopped` when it was, and `PlacementError`
+    with what was asked, what there is, and what to do.
     """
     placement = settings.cluster.placement
     deadline, told = time.monotonic() + placement.patience_s, False
@@ -77,6 +74,8 @@ def place(settings: RunSettings, runs: int) -> Placement:
                 log.warning("waiting up to %.0f s for nodes: %s", placement.patience_s, error)
                 _ask_autoscaler(settings, runs)
                 told = True
+            if stopping():
+                raise Stopped(0, early=False) from error
             time.sleep(POLL_S)
 
 

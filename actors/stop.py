@@ -8,6 +8,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
+STOPPED_S = 60.0
+"""Most that a run that was asked to stop tries to write its checkpoint, and its job then waits for MLflow. `ray job
+stop` kills the job after 300 s (RAY_JOB_STOP_WAIT_TIME_S); what MLflow lacks by then is in the journal."""
+
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class StopActor:

@@ -129,17 +129,21 @@ class Sent:
 
 @dataclass(frozen=True)
 class RunTracker:
-    """The tracker port of one run whose job has a tracker actor. Small enough to be sent to the run's workers."""
+    """The tracker port of one run whose job has a tracker actor. Small enough to be sent to the run's workers.
+
+    labels: what the run's gauges are labelled with; a tracker that was started again learns them with the progress.
+    """
 
     actor: ActorHandle
     run_id: str
+    labels: Mapping[str, str] = field(default_factory=dict, kw_only=True)
     _sent: Sent = field(init=False, repr=False, compare=False, default_factory=Sent)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self._send({"do": "metrics", "values": dict(values), "step": step, "time": now()})
 
     def progress(self, **state: Any) -> None:
-        self.actor.progress.remote(self.run_id, **state)
+        self.actor.progress.remote(self.run_id, **self.labels, **state)
 
     def artifact(self, name: str, content: str) -> None:
         self._send({"do": "text", "name": name, "content": content, "time": now()})

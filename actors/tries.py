@@ -7,12 +7,21 @@ A checkpoint that was not there before sets the count back: a cluster that loses
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ductile.checkpoint import write_text
 
+log = logging.getLogger("ductile")
+
 FILE = "tries.json"
+RESTARTS = 1000
+"""Most that Ray Train and Ray Tune start a run again. What counts is this file; but a worker may fail before it writes
+here, as on a full disk, and nothing may go on for ever."""
+
+_unwritten: dict[Path, Tries] = {}
+"""What the disk did not take, by folder: counted in this process alone."""
 
 
 class NoProgress(RuntimeError):
@@ -61,7 +70,11 @@ def first_divergence(folder: Path, job: str, update: str) -> bool:
 
 def end_tries(folder: Path) -> None:
     """The run ended as runs do: the next one counts anew."""
-    (folder / FILE).unlink(missing_ok=True)
+    _unwritten.pop(folder, None)
+    try:
+        (folder / FILE).unlink(missing_ok=True)
+    except OSError as error:
+        log.error("%s stays: %s", folder / FILE, error)
 
 
 def newest(folder: Path) -> str:
@@ -70,14 +83,23 @@ def newest(folder: Path) -> str:
 
 
 def _read(folder: Path, job: str) -> Tries:
-    path = folder / FILE
-    if path.exists():
-        tries = Tries(**json.loads(path.read_text()))
-        if tries.job == job:
-            return tries
-    return Tries(job)
+    tries = _unwritten.get(folder) or _kept(folder / FILE)
+    return tries if tries is not None and tries.job == job else Tries(job)
+
+
+def _kept(path: Path) -> Tries | None:
+    try:
+        return Tries(**json.loads(path.read_text())) if path.exists() else None
+    except (OSError, ValueError, TypeError) as error:
+        log.error("%s cannot be read, and is counted anew: %s", path, error)
+        return None
 
 
 def _write(folder: Path, tries: Tries) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / FILE, json.dumps(asdict(tries)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / FILE, json.dumps(asdict(tries)))
+        _unwritten.pop(folder, None)
+    except OSError as error:  # raised here it would take the place of the error that is counted
+        log.error("%s cannot be written, and is kept in memory: %s", folder / FILE, error)
+        _unwritten[folder] = tries

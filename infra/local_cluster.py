@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Any
 
 FOLDER = Path(f"/tmp/ductile-{os.getuid()}")
+STATE = "cluster.json"
 LONGEST = 40
 """Characters of a cluster's folder: below it are unix sockets, whose whole paths may have 107."""
 STORE_BYTES = 100_000_000
@@ -57,7 +58,7 @@ class Node:
 
 @dataclass
 class State:
-    """What stop needs to know, as it stands in `cluster.json`."""
+    """What stop needs to know, as it stands in `cluster.json`. made: nodes so far; own: start made the folder."""
 
     folder: str
     address: str = ""
@@ -66,6 +67,7 @@ class State:
     bridge: str = ""
     subnet: int = 0
     made: int = 0
+    own: bool = False
     nodes: list[Node] = field(default_factory=list)
 
 
@@ -128,8 +130,17 @@ class LocalCluster:
         """Start the head and so many nodes with it in all; labels: of each node, the head first."""
         if self._state.nodes:
             raise ClusterError(f"a cluster runs in {self.folder}; stop it first: local_cluster.py stop")
+        if nodes < 1:
+            raise ClusterError(f"nodes: {nodes} is too few; allowed: 1, the head, and more")
+        if len(labels) > nodes:
+            raise ClusterError(f"labels: there are {len(labels)}, for {nodes} nodes; give one for each node at most")
+        known = (self.folder / STATE).exists()
+        if not known and self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise ClusterError(f"folder: {self.folder} holds other things; allowed: one that is empty, or is not there")
+        own = self._state.own or not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._state = State(str(self.folder), token_path=str(_token()))
+        self._state = State(str(self.folder), token_path=str(_token()), own=own)
+        self._write()
         if self._namespaces:
             self._make_bridge()
         of = [*labels, *[{}] * (nodes - len(labels))]
@@ -140,14 +151,15 @@ class LocalCluster:
                 self._begin(cpus, each, head=False)
             self._wait_until_alive(nodes)
         except BaseException:
-            self.stop()
+            self._end()  # and leave the logs, which say why
+            self._write()
             raise
         return self
 
     def add(self, cpus: int = 2, labels: Mapping[str, str] | None = None) -> str:
         """A node more; returns its name once Ray counts it."""
         if not self._state.nodes:
-            raise ClusterError(f"no cluster runs in {self.folder}: local_cluster.py start")
+            raise self._none()
         wanted = len(self._state.nodes) + 1  # the head may not have noticed yet that a killed node is gone
         name = self._begin(cpus, labels or {}, head=False)
         self._wait_until_alive(wanted)
@@ -183,7 +195,21 @@ class LocalCluster:
         return {pid: _command(pid) for pid in _processes(self._node(name))}
 
     def stop(self) -> None:
-        """End every process that this cluster began, and remove its folder."""
+        """End every process that this cluster began, and remove the files and folders that it made."""
+        self._end()
+        if not (self.folder / STATE).exists():
+            return  # nothing was begun here
+        for name in ["head", *(f"n{number}" for number in range(1, self._state.made))]:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / f"{name}.log").unlink(missing_ok=True)
+        (self.folder / STATE).unlink(missing_ok=True)
+        if self._state.own:
+            with contextlib.suppress(OSError):  # something else was put there
+                self.folder.rmdir()
+        self._state = State(str(self.folder))
+
+    def _end(self) -> None:
+        """End every process."""
         nodes = self._state.nodes[::-1]
         for node in nodes:
             with contextlib.suppress(ProcessLookupError):
@@ -194,8 +220,10 @@ class LocalCluster:
             _unmake_namespace(node)
         if self._state.bridge:
             _ip("link", "del", self._state.bridge, check=False)
-        self._state = State(str(self.folder))
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._state.nodes, self._state.bridge = [], ""
+
+    def _none(self) -> ClusterError:
+        return ClusterError(f"no cluster runs in {self.folder}: local_cluster.py start")
 
     def _begin(self, cpus: int, labels: Mapping[str, str], *, head: bool) -> str:
         name = "head" if head else f"n{self._state.made}"
@@ -243,6 +271,8 @@ class LocalCluster:
         for node in self._state.nodes:
             if node.name == name:
                 return node
+        if not self._state.nodes:
+            raise self._none()
         raise ClusterError(f"no node {name!r}; there are: {', '.join(node.name for node in self._state.nodes)}")
 
     def _wait_until_alive(self, count: int) -> None:
@@ -280,7 +310,7 @@ class LocalCluster:
             child.poll()
 
     def _write(self) -> None:
-        path = self.folder / "cluster.json"
+        path = self.folder / STATE
         path.with_suffix(".new").write_text(json.dumps(asdict(self._state), indent=1))
         path.with_suffix(".new").replace(path)
 
@@ -361,11 +391,14 @@ def _ray(*, loopback: bool) -> list[str]:
 
 
 def _read(folder: Path) -> State:
-    path = folder / "cluster.json"
+    path = folder / STATE
     if not path.exists():
         return State(str(folder))
-    plain = json.loads(path.read_text())
-    return State(**{**plain, "nodes": [Node(**node) for node in plain["nodes"]]})
+    try:
+        plain = json.loads(path.read_text())
+        return State(**{**plain, "nodes": [Node(**node) for node in plain["nodes"]]})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ClusterError(f"{path} is no cluster's: {error}") from error
 
 
 def _free_ports(count: int) -> list[int]:
@@ -471,6 +504,8 @@ def _do(cluster: LocalCluster, asked: argparse.Namespace) -> None:
     elif asked.command == "remove":
         cluster.remove(asked.node, asked.kill)
     elif asked.command == "stop":
+        if not (cluster.folder / STATE).exists():
+            raise ClusterError(f"no cluster runs in {cluster.folder}")
         cluster.stop()
     if asked.command in ("start", "status"):
         _show(cluster)

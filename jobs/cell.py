@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 
+from actors.gauges import SETTLED, labels_of
 from actors.learner import RunSpec, run_spec
 from actors.tracker import RunTracker
 from ductile.checkpoint import write_text
@@ -75,6 +76,8 @@ def execute(
                 tags={"folder": str(cell.folder), **cell.tags},
             )
         )
+        known = labels_of(as_plain(cell.settings))
+        labels = {name: known[name] for name in SETTLED}
         spec = RunSpec(
             settings=cell.settings,
             identity=cell.identity,
@@ -82,7 +85,7 @@ def execute(
             expert=shared.expert,
             folder=cell.folder,
             pool=shared.pool.at_home(slot),
-            tracker=watched(RunTracker(shared.tracker, run_id)),
+            tracker=watched(RunTracker(shared.tracker, run_id, labels=labels)),
             placement=shared.placement,
             stop=shared.stop,
             job=shared.job,

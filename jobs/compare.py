@@ -46,7 +46,7 @@ def job() -> int:
         described = {"compare": as_plain(grid), "base": as_plain(first)}
         parent = ray.get(tracker.begin.remote(kind="compare", name=first.name, settings=described, key=folder.name))
         tracker.artifact.remote(parent, CELLS, json.dumps([as_plain(each) for each in settings]))
-        failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder)
+        failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder, begun.stopping.asked)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
     report_at_end(first.tracking, Path(first.output), parent, folder / "report")
     for name, reason in failed.items():

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pyarrow import fs
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +30,8 @@ from rich.table import Table
 from actors.mlflow_store import MlflowStore
 from actors.tracker import tracking_uri
 from ductile.config import RunSettings
+from ductile.remote import opened
+from ductile.secrets import redacted
 from jobs.configure import parse, run_settings
 from jobs.driver import ROOT, absolute, connect, main
 from jobs.usage import main_arguments
@@ -52,6 +53,10 @@ class Row:
     ok: bool
     found: str
     todo: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("check", "found", "todo"):  # what others' errors and addresses quote
+            object.__setattr__(self, name, redacted(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,13 @@ def cluster_rows(settings: RunSettings, pins: Mapping[str, str]) -> Iterator[Row
         return
     try:
         folders = {name: Path(getattr(settings, name)) for name in ("output", "cache")}
-        with left_in(folders.values()) as mark:
-            seen = [look_from(row, folders, mark) for row in ray.nodes() if row["Alive"]]
+        try:
+            with left_in(folders.values()) as mark:
+                seen = [look_from(row, folders, mark) for row in ray.nodes() if row["Alive"]]
+        except OSError as error:
+            what = "give folders that can be written to: output=FOLDER, cache=FOLDER"
+            yield Row("folders seen by all nodes", False, f"{type(error).__name__}: {error}", what)
+            return
         for each in seen:
             if isinstance(each, Row):
                 yield each
@@ -268,7 +278,7 @@ def write_folder(folder: Path) -> str:
 
 def write_store(uri: str) -> str:
     """Write a file to the path or URI, read it and remove it."""
-    system, root = fs.FileSystem.from_uri(uri if "://" in uri else Path(uri).absolute().as_uri())
+    system, root = opened(uri)
     system.create_dir(root, recursive=True)
     path = f"{root.rstrip('/')}/.doctor-{uuid.uuid4().hex}"
     with system.open_output_stream(path) as file:

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from actors.placement import Placement, PlacementError, on_this_node, place
 from actors.pretrain import build_model
 from actors.rollout import ActorPool
 from actors.roster import release_nodes
-from actors.stop import StopFlag
+from actors.stop import STOPPED_S, StopFlag
 from actors.tracker import TrackingError, tracking_uri
 from actors.tries import NoProgress
 from ductile.checkpoint import CheckpointFailed
@@ -65,10 +65,10 @@ class Job:
 
 
 class JobStopped(Exception):
-    """The job was asked to stop, and has. The message says what goes on with it; number: the signal that asked."""
+    """The job was asked to stop, has, and has said what goes on with it. number: the signal that asked."""
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
         self.number = number
 
 
@@ -94,7 +94,6 @@ def main(job: Callable[[], int]) -> None:
         print(redacted(line), file=sys.stderr)
         code = 1
     except JobStopped as stopped:
-        print(redacted(str(stopped)), file=sys.stderr)
         code = 128 + stopped.number
     except KeyboardInterrupt as stopped:
         print("stopped; the same command goes on from the latest checkpoints", file=sys.stderr)
@@ -116,33 +115,45 @@ def start(settings: RunSettings) -> Iterator[Job]:
     """Connect to Ray (the job's own, the cluster named, or a local one for as long as this lasts).
 
     On the way out, runs that still go on are marked KILLED, and what MLflow does not have is told. A job whose runs
-    stopped because it was asked to raises `JobStopped`.
+    stopped because it was asked to says how to go on, and raises `JobStopped`.
     """
     connect(settings)
     uri = tracking_uri(settings.tracking, Path(settings.output))
     try:
         # On this node: its database and the folder of its journals are paths here.
         tracker = start_tracker(settings, on_this_node())
+        patience_s = settings.tracking.patience_s
         try:
             with stoppable() as stopping, watch(tracker):
                 try:
                     yield Job(tracker, stopping)
                 except Stopped as error:
-                    raise JobStopped(_how_to_go_on(settings, tracker, uri), stopping.number or signal.SIGINT) from error
+                    # Before MLflow is waited for: whoever asked may kill the job when that takes too long.
+                    patience_s = min(patience_s, STOPPED_S)
+                    rows = ray.get(tracker.live.remote())
+                    print(redacted(how_to_go_on(settings, rows, uri)), file=sys.stderr, flush=True)
+                    raise JobStopped(stopping.number or signal.SIGINT) from error
         finally:
-            close_tracker(tracker, settings)
+            close_tracker(tracker, Path(settings.output), patience_s)
             if settings.rollout.actors_max:
                 release_nodes()
     finally:
         ray.shutdown()
 
 
-def _how_to_go_on(settings: RunSettings, tracker: Any, uri: str) -> str:
-    """The commands that go on with what was stopped."""
-    where = [f"tracking.uri={uri}"]
+def how_to_go_on(settings: RunSettings, rows: Sequence[Mapping[str, Any]], uri: str) -> str:
+    """The commands that go on with what was stopped. rows: the job's runs, as the tracker has them.
+
+    A search goes on by its own command alone, which knows the trials that it ended. An address from the environment,
+    which may hold a password, is there for these commands too.
+    """
+    if any(row["kind"] == "sweep" for row in rows):
+        return "stopped; the same command goes on"
+    given = settings.tracking.uri or not os.environ.get("MLFLOW_TRACKING_URI")
+    where = [f"tracking.uri={uri}"] if given else []
     if settings.tracking.experiment != type(settings.tracking)().experiment:
         where.append(f"tracking.experiment={settings.tracking.experiment}")
-    going = [row for row in ray.get(tracker.live.remote()) if row["kind"] in ("run", "compare")]
+    going = [row for row in rows if row["kind"] in ("run", "compare")]
     whole = [row for row in going if row["kind"] == "compare"] or [row for row in going if row["status"] == "KILLED"]
     commands = [shlex.join(["python", "-m", f"jobs.{row['kind']}", f"resume={row['run_id']}", *where]) for row in whole]
     return "\n".join(["stopped; the same command goes on" + (", or" if commands else ""), *commands])
@@ -154,7 +165,7 @@ def share(settings: RunSettings, job: Job, needs_expert: bool, runs: int) -> Sha
     runs: how many go on at a time. Raises `PlacementError`, and `Stopped` when asked to while models are built: they
     go on from checkpoints of their own.
     """
-    placement = place(settings, runs) if runs else Placement()
+    placement = place(settings, runs, job.stopping.asked) if runs else Placement()
     names = ["base", "expert"] if needs_expert else ["base"]
     building = [build_model.remote(settings.model, name, settings.cache, job.tracker) for name in names]
     while len(ray.wait(building, num_returns=len(building), timeout=0.2)[0]) < len(building):
@@ -177,6 +188,9 @@ def absolute(settings: RunSettings) -> RunSettings:
     plain = _absolute_files(as_plain(settings))
     if settings.difficulty.scores:
         plain["difficulty"]["scores"] = str(Path(settings.difficulty.scores).absolute())
+    store = settings.checkpoint.store
+    if store and "://" not in store:
+        plain["checkpoint"]["store"] = str(Path(store).expanduser().absolute())
     folders = {name: str(Path(plain[name]).absolute()) for name in ("output", "cache")}
     return build(RunSettings, plain | folders)
 

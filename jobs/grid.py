@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from actors.placement import Placement
+from actors.tries import RESTARTS
 from ductile.ports import Stopped
 from jobs.cell import Cell, execute
 from jobs.driver import Shared
@@ -38,10 +39,12 @@ class Slots:
         return self._given - 1
 
 
-def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> dict[str, str]:
+def run_grid(
+    cells: Sequence[Cell], shared: Shared, runs: int, folder: Path, stopping: Callable[[], bool]
+) -> dict[str, str]:
     """Run the cells that are not finished; name -> reason of those that failed.
 
-    Raises `Stopped` when the job was asked to stop and its runs have.
+    stopping: whether the job was asked to stop. Raises `Stopped` when it was, and its runs have.
     """
     waiting = [cell for cell in cells if not cell.finished]
     if not waiting:
@@ -66,12 +69,12 @@ def run_grid(cells: Sequence[Cell], shared: Shared, runs: int, folder: Path) -> 
         run_config=tune.RunConfig(
             name="ray-tune",
             storage_path=str(folder),
-            failure_config=tune.FailureConfig(max_failures=-1),  # each run counts its own: actors/tries.py
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),  # each run counts its own: actors/tries.py
             verbose=0,
         ),
     )
     results = [(result.config, result.error, result.metrics) for result in tuner.fit()]
-    if shared.stop.asked():
+    if stopping():  # the runs' flag may have been started again, and be down
         raise Stopped(0, early=False)
     return failures(waiting, results)
 

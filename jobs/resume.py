@@ -15,10 +15,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from actors.mlflow_store import MlflowStore, NoSuchRun
-from actors.tracker import tracking_uri
+from actors.tracker import TrackingError, tracking_uri
 from ductile.checks import check
+from ductile.checks.written import address_mistakes
 from ductile.config import CompareSettings, RunSettings, TrackingSettings
 from ductile.identity import ELSEWHERE, MACHINERY
+from ductile.secrets import redacted
 from ductile.settings import SettingsError, build
 from jobs.configure import RESUME, Request
 
@@ -35,15 +37,16 @@ class Kept:
 
 
 def asked_to_resume(request: Request) -> str | None:
-    """What `resume=` names, or None."""
+    """What `resume=` names, or None. Raises `SettingsError` where that is nothing."""
     named: str | None = dict(request.values).get(RESUME)
+    if named is not None and not named.strip():
+        raise SettingsError(["resume: it names nothing; give a run's MLflow id, the beginning of it, or its name"])
     return named
 
 
 def kept_run(request: Request) -> Kept:
     """The run that the request goes on with. Raises `SettingsError`."""
-    store, run_id, tags = _find(request, "run")
-    plain = store.read_settings(run_id)
+    run_id, tags, plain, _ = _find(request, "run")
     settings = _with(plain, request)
     folder = tags.get("ductile.folder")
     if folder is None:
@@ -58,29 +61,34 @@ def kept_run(request: Request) -> Kept:
 
 def kept_comparison(request: Request) -> tuple[CompareSettings, list[RunSettings]]:
     """The grid and its runs, as `compare_settings` made them when it began. Raises `SettingsError`."""
-    store, run_id, _ = _find(request, "compare")
-    cells = store.read_text(run_id, CELLS)
+    run_id, _, plain, cells = _find(request, "compare")
     if cells is None:
         raise SettingsError([f"resume: the comparison {run_id} does not hold {CELLS}: it is of an older Ductile"])
-    grid = build(CompareSettings, store.read_settings(run_id)["compare"])
-    return grid, [_with(plain, request) for plain in json.loads(cells)]
+    grid = build(CompareSettings, plain["compare"])
+    return grid, [_with(each, request) for each in json.loads(cells)]
 
 
 CELLS = "cells.json"
 """Artifact of a comparison: the settings of every run, those that have not begun among them."""
 
 
-def _find(request: Request, kind: str) -> tuple[MlflowStore, str, Mapping[str, str]]:
+def _find(request: Request, kind: str) -> tuple[str, Mapping[str, str], dict[str, Any], str | None]:
+    """Id, tags, settings and `CELLS` of the run. Raises `SettingsError`, and `TrackingError` without an answer."""
     nested = request.nested()
     tracking = build(TrackingSettings, nested.get("tracking", {}))
     output = Path(nested.get("output", RunSettings().output))
-    store = MlflowStore(tracking_uri(tracking, output), tracking.experiment)
-    named = str(asked_to_resume(request))
+    uri = tracking_uri(tracking, output)
+    if mistakes := list(address_mistakes(uri)):
+        raise SettingsError(mistakes)
+    store = MlflowStore(uri, tracking.experiment)
     try:
-        run_id, tags = store.find(named, kind)
+        run_id, tags = store.find(str(asked_to_resume(request)), kind)
+        return run_id, tags, store.read_settings(run_id), store.read_text(run_id, CELLS)
     except NoSuchRun as error:
         raise SettingsError([f"resume: {error}"]) from error
-    return store, run_id, tags
+    except Exception as error:  # of MLflow, its database or its store: whatever it is, what was asked for is not there
+        told = " ".join(redacted(str(error)).split())[:500]
+        raise TrackingError(f"tracking.uri: {redacted(uri)}: MLflow could not be read: {told}") from error
 
 
 def _with(plain: Mapping[str, Any], request: Request) -> RunSettings:

@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayTaskError
 
+from actors.tries import RESTARTS
 from ductile.paths import inside
 from jobs.cell import Cell, execute, identity_of
 from jobs.configure import parse, run_settings
@@ -43,7 +44,7 @@ def run_cell(cell: Cell, shared: Shared) -> str:
     options = shared.placement.learner
     if not options or cell.settings.learner.workers:
         return execute(cell, shared, slot=0)
-    task = ray.remote(execute).options(**{"num_cpus": 1, **options, "max_retries": -1})
+    task = ray.remote(execute).options(**{"num_cpus": 1, **options, "max_retries": RESTARTS})
     try:
         run_id: str = ray.get(task.remote(cell, shared, 0))
     except RayTaskError as error:

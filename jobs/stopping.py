@@ -17,8 +17,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.placement import on_this_node
 from actors.stop import StopActor, StopFlag
 
 ASK_AGAIN_S = 1.0
@@ -74,8 +74,7 @@ class Stopping:
 @contextmanager
 def stoppable() -> Iterator[Stopping]:
     """Take Ctrl-C and SIGTERM for requests to stop while this lasts. On the main thread, after Ray has started."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = StopActor.options(scheduling_strategy=here).remote()
+    actor: Any = StopActor.options(scheduling_strategy=on_this_node()).remote()
     stopping = Stopping(StopFlag(actor))
     before = [signal.signal(number, stopping.received) for number in SIGNALS]
     threading.Thread(target=stopping.pass_on, name="stopping", daemon=True).start()

@@ -53,7 +53,7 @@ def search_on(sweep: SweepSettings, settings: RunSettings, begun: Job) -> dict[i
     described = {"sweep": as_plain(sweep), "base": as_plain(settings)}
     parent = ray.get(tracker.begin.remote(kind="sweep", name=settings.name, settings=described, key=name))
     search = Search(sweep, settings, shared, folder, name, parent, runs)
-    failed = run_trials(search)
+    failed = run_trials(search, begun.stopping.asked)
     ray.get([tracker.artifact_file.remote(parent, str(file)) for file in _report(search, failed)])
     ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
     return failed

@@ -77,9 +77,9 @@ def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSe
         log.warning("MLflow at %s answers, after %s", address, duration(time.monotonic() - began))
 
 
-def close_tracker(tracker: Any, settings: RunSettings) -> None:
+def close_tracker(tracker: Any, output: Path, patience_s: float) -> None:
     """Runs that still go on end as KILLED; then MLflow is waited for, and what it lacks is told."""
-    folder = Path(settings.output) / FOLDER
+    folder = output / FOLDER
     try:
         for row in ray.get(tracker.live.remote()):
             if row["status"] == "RUNNING":
@@ -88,7 +88,7 @@ def close_tracker(tracker: Any, settings: RunSettings) -> None:
             lambda: ray.get(tracker.health.remote())["pending"] == 0,
             lambda: ray.get(tracker.health.remote()),
             folder,
-            settings.tracking.patience_s,
+            patience_s,
         )
         health = ray.get(tracker.close.remote())
     except (RayActorError, OSError) as error:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
 from actors.desk import DeskActor, ReportingTracker
 from actors.placement import on_this_node
 from actors.tracker import RunTracker
+from actors.tries import RESTARTS
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings, SweepSettings
 from ductile.ports import Stopped
@@ -53,10 +56,10 @@ class Search:
     runs: int
 
 
-def run_trials(search: Search) -> dict[int, str]:
+def run_trials(search: Search, stopping: Callable[[], bool]) -> dict[int, str]:
     """Run the trials that are not over, then end the rollout actors; number -> reason of the trials that failed.
 
-    Raises `Stopped` when the job was asked to stop and its runs have.
+    stopping: whether the job was asked to stop. Raises `Stopped` when it was, and its runs have.
     """
     sweep, settings = search.sweep, search.settings
     desk = DeskActor.options(scheduling_strategy=on_this_node()).remote()  # with the driver's node goes the search
@@ -76,13 +79,13 @@ def run_trials(search: Search) -> dict[int, str]:
             name="ray-tune",
             storage_path=str(search.folder),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs have checkpoints of their own
-            failure_config=tune.FailureConfig(max_failures=-1),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
             callbacks=[Dismiss(desk)],
             verbose=0,
         ),
     )
     results = [(result.config, result.error, result.metrics) for result in tuner.fit()]
-    if search.shared.stop.asked():
+    if stopping():  # the runs' flag may have been started again, and be down
         raise Stopped(0, early=False)
     failed = _failures(search, results)
     # Handles were put into Ray's store with the trials, so that Ray no longer counts them. After an error the job ends,
@@ -99,7 +102,8 @@ class Dismiss(tune.Callback):
         self._desk = desk
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        ray.get(self._desk.close.remote(trial.config["number"], early=True))
+        with contextlib.suppress(RayActorError):  # without the desk every trial fails, and says so
+            ray.get(self._desk.close.remote(trial.config["number"], early=True))
 
 
 class Trial(tune.Trainable):
@@ -114,7 +118,18 @@ class Trial(tune.Trainable):
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """What Tune is told of: the next report, or how the trial ended."""
+        """What Tune is told of: the next report, or how the trial ended.
+
+        An error is an end: for one that is raised Tune would try the trial again, and the error would come again.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            with contextlib.suppress(RayActorError):  # its run was not worth less than others: it does not end early
+                ray.get(self._desk.close.remote(self._number, early=False))
+            return self._failed(error)
+
+    def _step(self) -> dict[str, Any]:
         if self._events:
             return self._events.pop(0)
         if self._thread is None:
@@ -139,13 +154,21 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Wait until the run has unwound: its actors and its MLflow run are ended, and its folder is free."""
-        ray.get(self._desk.close.remote(self._number, early=False))
+        with contextlib.suppress(RayActorError):
+            ray.get(self._desk.close.remote(self._number, early=False))
         if self._thread is not None:
             self._thread.join()
 
     def _begin(self, config: Mapping[str, Any]) -> None:
+        self._number, self._folder = config["number"], trial_folder(self._search.folder, config["number"])
+        self._objectives = measured_objectives(self._search.settings)
+        try:
+            self._open(config)
+        except Exception as error:
+            self._events = [self._failed(error)]
+
+    def _open(self, config: Mapping[str, Any]) -> None:
         search = self._search
-        self._number, self._folder = config["number"], trial_folder(search.folder, config["number"])
         self._at = thresholds_at(search.sweep, config["drawn"], search.settings)
         self._settings = with_thresholds(search.settings, self._at, search.sweep.phases)
         self._objectives = measured_objectives(self._settings)
@@ -175,8 +198,7 @@ class Trial(tune.Trainable):
                 self._keep("stopped", stop.step, [{"seed": self._settings.seed, "values": last}])
             self._end = self._result(last, done=True)
         except Exception as error:
-            log.exception("trial %d failed", self._number)
-            self._end = self._result({}, error=f"{type(error).__name__}: {error}", done=True)
+            self._end = self._failed(error)
         finally:
             ray.get(self._desk.over.remote(self._number))
 
@@ -194,21 +216,32 @@ class Trial(tune.Trainable):
             f"trial {self._number} {described(self._at)} seed {settings.seed}",
             {"trial": str(self._number), **{n: str(v) for n, v in asdict(self._at).items() if v is not None}},
         )
-        if not cell.finished:
+        if not cell.finished or ended(cell.folder, len(settings.phase)) is None:
             first = number == 0 and search.sweep.search == "asha"
             execute(cell, search.shared, slot_of(self._slots) % search.runs, self._watched if first else _as_it_is)
-        return {"seed": settings.seed, **last_boundary(cell.folder, self._objectives)}
+        return {"seed": settings.seed, **last_boundary(cell.folder, self._objectives, len(settings.phase))}
 
     def _watched(self, tracker: RunTracker) -> RunTracker:
         wanted = searched_objectives(self._search.sweep, self._settings)
         told = {name: metric for name, metric in self._objectives.items() if name != "plasticity" or name in wanted}
         return ReportingTracker(
-            tracker.actor, tracker.run_id, self._desk, self._number, told, total_steps(self._settings)
+            tracker.actor,
+            tracker.run_id,
+            self._desk,
+            self._number,
+            told,
+            total_steps(self._settings),
+            labels=tracker.labels,
         )
 
     def _keep(self, status: str, steps: int, seeds: list[dict[str, Any]]) -> None:
         document = {"status": status, "steps": steps, "seeds": seeds}
         write_text(self._folder / "outcome.json", json.dumps(document, indent=1))
+
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        """How a trial ends that failed."""
+        log.error("trial %d failed", self._number, exc_info=error)
+        return self._result({}, error=f"{type(error).__name__}: {error}", done=True)
 
     def _result(self, values: Mapping[str, float], error: str = "", **more: Any) -> dict[str, Any]:
         """For Tune: every objective, NaN where it was not measured."""
@@ -244,17 +277,34 @@ def mend_reports(folder: Path) -> None:
 
 
 def outcome_of(folder: Path) -> dict[str, Any] | None:
-    """How a trial that is over ended: status (finished, stopped), steps, and each seed's values."""
+    """How a trial that is over ended: status (finished, stopped), steps, and each seed's values.
+
+    A file that is broken counts for none: the trial is done again, from what its runs kept.
+    """
     path = folder / "outcome.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        outcome: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    except ValueError as error:
+        log.error("%s is broken, and the trial is done again: %s", path, error)
+        return None
+    return outcome
 
 
-def last_boundary(folder: Path, objectives: Mapping[str, str]) -> dict[str, Any]:
-    """values: the run's objectives after its last phase.  errors: the standard error of those that are pass rates."""
+def ended(folder: Path, phases: int) -> list[dict[str, Any]] | None:
+    """The boundaries of a run that has done so many phases; None where its newest sound checkpoint is of before."""
     checkpoint = FolderStore(folder, folder).latest()
     if checkpoint is None:
-        raise FileNotFoundError(f"{folder} has no checkpoint of its end")
-    boundary = json.loads((checkpoint / "state.json").read_text())["state"]["boundaries"][-1]
+        return None
+    state = json.loads((checkpoint / "state.json").read_text())["state"]
+    return state["boundaries"] if state["phase"] == phases and not state["pending"] else None
+
+
+def last_boundary(folder: Path, objectives: Mapping[str, str], phases: int) -> dict[str, Any]:
+    """values: the run's objectives after its last phase.  errors: the standard error of those that are pass rates."""
+    boundaries = ended(folder, phases)
+    if boundaries is None:
+        raise FileNotFoundError(f"{folder} has no sound checkpoint of its end; the same command makes it again")
+    boundary = boundaries[-1]
     kinds = {"retention": "prior", "new_skill": "new"}
     rows = boundary["tables"].get("retention", [])
     errors = {}

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +160,10 @@ class FolderStore:
             elif self._job:
                 self._begin(self._job.write, self._job.boundary)
             self._join()
+
+    def hurry(self, seconds: float) -> None:
+        """`flush` gives up after so long, where its patience is longer: the run was asked to stop."""
+        self._settings = replace(self._settings, patience_s=min(self._settings.patience_s, seconds))
 
     def close(self) -> None:
         """See `ports.Store.close`."""

@@ -95,7 +95,15 @@ def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identi
         measure.boundary(state, policy)
         save(ports, state, identity)
         _leave(ports.stop(), ports, state)
-    measure.complete(state, lambda: save(ports, state, identity))
+
+    def keep() -> None:
+        save(ports, state, identity)
+        _leave(bool(state.pending) and ports.stop(), ports, state)
+
+    try:
+        measure.complete(state, keep)
+    except Stopped:  # while branches beside the run were waited for
+        _leave(True, ports, state)
     ports.store.flush()
     return state.boundaries
 

@@ -155,3 +155,10 @@ def test_a_tracker_that_fails_to_answer_once_does_not_end_the_gauges(caplog: pyt
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert "gauges were not set" in caplog.text
+
+
+def test_tracker_that_was_started_again_learns_the_labels_with_the_progress():
+    gauges = idle(Job(row(phase="hard", step=4, variant="proxy x2", plan="medium", seed="3")))
+    gauges.logged("a", {"rollout/pass_rate": 0.25})
+    labels = next(sample.labels for sample in gauges.samples() if sample.name == "rollout/pass_rate")
+    assert (labels["variant"], labels["plan"], labels["seed"]) == ("proxy x2", "medium", "3")

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray._private.state import actors
@@ -64,6 +65,7 @@ def begun(output: Path, cache: Path) -> Iterator[Any]:
     """One Ray for the searches of this module."""
     where = (f"output={output}", f"cache={cache}", "cluster.cpus=4")
     with start(absolute(sweep_settings(parse([*SEARCH, *where]))[1])) as started:
+        started.stopping.flag.asked()  # its actor's process is there, and is counted before each search as after it
         yield started
 
 
@@ -74,7 +76,11 @@ def search(begun: Any, output: Path, cache: Path, request: pytest.FixtureRequest
     def run(*more: str) -> dict[int, str]:
         where = (f"output={output}", f"cache={cache}", f"name={request.node.originalname}", "cluster.concurrent=1")
         sweep, settings = sweep_settings(parse([*SEARCH, *where, *more]))
-        return search_on(sweep, absolute(settings), begun)
+        failed = search_on(sweep, absolute(settings), begun)
+        deadline = time.monotonic() + 30  # MLflow has everything when the job ends, and this one goes on
+        while ray.get(begun.tracker.health.remote())["pending"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return failed
 
     return run
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from ductile.config import RunSettings
+from jobs import doctor
 from jobs.doctor import (
+    Row,
     Seen,
+    cluster_rows,
     gpu_row,
     guarded,
     left_in,
@@ -15,6 +21,7 @@ from jobs.doctor import (
     pinned,
     python_row,
     shared_row,
+    show,
     skew_row,
     versions_row,
     write_folder,
@@ -92,3 +99,30 @@ def test_folder_that_is_a_file_cannot_be_written(tmp_path: Path) -> None:
 def test_mlflow_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert not guarded("MLflow", lambda: write_mlflow("http://127.0.0.1:9", "e"), "start it").ok
+
+
+def test_rows_hold_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-aws-key-0005")
+
+    def broken() -> str:
+        raise OSError("https://me:planted-uri-0008@host refused planted-aws-key-0005")
+
+    rows = [
+        guarded("MLflow", broken, "start it"),
+        Row("a", False, "postgresql://me:planted-0009@db", "planted-aws-key-0005"),
+    ]
+    show(rows)
+    assert "planted" not in json.dumps([asdict(row) for row in rows]) + capsys.readouterr().out
+
+
+def test_folder_that_cannot_be_left_a_file_in_is_a_failing_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    settings = RunSettings(output=str(tmp_path / "file"), cache=str(tmp_path))
+    monkeypatch.setattr(doctor, "_connect", lambda _: "1 node")
+    reached, row = cluster_rows(settings, {})
+    assert reached.ok and not row.ok and row.check == "folders seen by all nodes" and "output=FOLDER" in row.todo
+
+
+def test_store_with_credentials_in_it_is_refused_without_them() -> None:
+    row = guarded("store", lambda: write_store("s3://bucket/x?access_key=planted-0010"), "")
+    assert not row.ok and "planted" not in row.found

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from actors.mlflow_store import MlflowStore, NoSuchRun
+from actors.tracker import TrackingError
 from ductile.settings import SettingsError, as_plain
 from jobs.configure import parse, run_settings
 from jobs.driver import absolute
@@ -64,7 +66,7 @@ def test_name_of_several_runs_is_refused_with_their_ids(output: Path, begun: str
 def test_unknown_run_and_other_kind_say_what_to_do(output: Path, begun: str) -> None:
     with pytest.raises(SettingsError, match=r"no run 'nobody' in sqlite.*tracking.uri="):
         kept_run(request(output, "resume=nobody"))
-    with pytest.raises(SettingsError, match=r"'grid' is a compare; go on with it by jobs\.compare"):
+    with pytest.raises(SettingsError, match=r"'grid' is a comparison; go on with it by jobs\.compare"):
         kept_run(request(output, "resume=grid"))
 
 
@@ -81,3 +83,36 @@ def test_store_refuses_an_empty_name(output: Path, begun: str) -> None:
 def test_nothing_is_resumed_unless_asked() -> None:
     assert asked_to_resume(parse(["seed=1"])) is None
     assert asked_to_resume(parse(["resume=612e0726"])) == "612e0726"
+
+
+def test_nothing_named_is_one_clear_line() -> None:
+    with pytest.raises(SettingsError, match=r"^resume: it names nothing; give a run's MLflow id"):
+        asked_to_resume(parse(["resume="]))
+
+
+@pytest.mark.parametrize("kind", ["sweep", "pretrain"])
+def test_what_goes_on_by_its_own_command_is_told_so(output: Path, begun: str, kind: str) -> None:
+    store = MlflowStore(f"sqlite:///{output / 'mlflow.db'}", "ductile")
+    store.begin(kind, f"a {kind}", {}, f"{kind}-1")
+    with pytest.raises(SettingsError, match="give the same command again"):
+        kept_run(request(output, f"resume=a {kind}"))
+
+
+def test_wrong_name_makes_neither_folder_nor_database_nor_experiment(output: Path, begun: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no experiment 'ductile' in sqlite"):
+        kept_run(request(tmp_path / "nowhere", "resume=abc"))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SettingsError, match="no experiment 'another' in sqlite"):
+        kept_run(request(output, "resume=abc", "tracking.experiment=another"))
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    assert client.get_experiment_by_name("another") is None
+
+
+def test_mlflow_that_is_away_or_no_address_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TrackingError) as away:
+        kept_run(request(tmp_path, "resume=abc", "tracking.uri=http://127.0.0.1:9"))
+    assert str(away.value).startswith("tracking.uri: http://127.0.0.1:9: MLflow could not be read: ")
+    assert len(str(away.value).splitlines()) == 1
+    with pytest.raises(SettingsError, match=r"^tracking.uri: 'ftp://x' is no address of MLflow"):
+        kept_run(request(tmp_path, "resume=abc", "tracking.uri=ftp://x"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import RayActorError
 
 from ductile.checkpoint import FolderStore, write_text
 from ductile.config import RunSettings, SweepSettings
@@ -16,7 +18,7 @@ from ductile.settings import SettingsError
 from ductile.sweep import thresholds_at
 from jobs.configure import compare_settings, parse, run_settings, sweep_settings
 from jobs.search import ThresholdSearch, distributions, trial_folder
-from jobs.trials import append_report, last_boundary, mend_reports, reports_of
+from jobs.trials import Trial, append_report, ended, last_boundary, mend_reports, outcome_of, reports_of
 from jobs.usage import help_text
 
 BASE = ("experiment=thresholds",)
@@ -189,11 +191,65 @@ def test_outcome_is_read_from_the_last_boundary(tmp_path: Path) -> None:
     rows += [{"kind": "new", "standard_error": None}]
     last = {"metrics": {"retention/prior": 0.25, "retention/new": float("nan")}, "tables": {"retention": rows}}
     boundaries = [{"metrics": {"retention/prior": 1.0}, "tables": {}}, last]
-    state, store = json.dumps({"state": {"boundaries": boundaries}}), FolderStore(tmp_path, tmp_path)
-    store.save(lambda folder: write_text(folder / "state.json", state))
+    store, objectives = FolderStore(tmp_path, tmp_path), {"retention": "retention/prior", "new_skill": "retention/new"}
+    for phase in (0, 1):
+        state = json.dumps({"state": {"phase": phase, "pending": [], "boundaries": boundaries[: phase + 1]}})
+        store.save(lambda folder, state=state: write_text(folder / "state.json", state))
     store.flush()
-    found = last_boundary(tmp_path, {"retention": "retention/prior", "new_skill": "retention/new"})
+    found = last_boundary(tmp_path, objectives, phases=1)
     assert found == {"values": {"retention": 0.25}, "errors": {"retention": 0.25}}  # sqrt(0.09 + 0.16) / 2
+
+    newest = max(tmp_path.glob("checkpoint-*"))
+    (newest / "state.json").write_text("damaged")
+    assert ended(tmp_path, phases=1) is None  # and the one before it, which is sound, is not taken for the end
+    with pytest.raises(FileNotFoundError, match="no sound checkpoint of its end"):
+        last_boundary(tmp_path, objectives, phases=1)
+
+
+def test_broken_outcome_counts_for_none(tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text('{"status": "fin')
+    assert outcome_of(tmp_path) is None
+
+
+class Desk:
+    """The desk of a search, which is dead."""
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        def remote(*_: object, **__: object) -> None:
+            raise RayActorError
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_trial_that_fails_as_it_begins_tells_why_and_is_over(tmp_path: Path) -> None:
+    sweep, settings = search()
+    trial = object.__new__(Trial)  # without Tune around it
+    trial.setup(
+        {"number": 0, "drawn": {"low": 0.1}},
+        SimpleNamespace(sweep=sweep, settings=settings, folder=tmp_path),
+        Desk(),
+        None,
+    )
+    told = trial.step()
+    assert told["done"] and told["error"].startswith(("KeyError", "RayActorError", "ActorDiedError"))
+    trial.cleanup()
+
+
+def test_trial_whose_report_cannot_be_kept_is_over_with_that_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, settings = search()
+    trial = object.__new__(Trial)
+    trial.setup(
+        {"number": 0, "drawn": {}}, SimpleNamespace(sweep=sweep, settings=settings, folder=tmp_path), Desk(), None
+    )
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trial, "_step", full)
+    told = trial.step()
+    assert told["done"] and told["error"] == "OSError: [Errno 28] No space left on device"
 
 
 def test_trials_are_in_folders_that_sort() -> None:

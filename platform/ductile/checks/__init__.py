@@ -33,7 +33,7 @@ from ductile.checks.measured import (
 from ductile.checks.scored import static_score_mistakes
 from ductile.checks.stale import staleness_mistakes
 from ductile.checks.stored import store_mistakes
-from ductile.checks.written import secret_mistakes, written_name_mistakes
+from ductile.checks.written import secret_mistakes, tracking_mistakes, written_name_mistakes
 from ductile.config import RunSettings
 
 
@@ -64,6 +64,7 @@ def check(settings: RunSettings) -> list[str]:
         store_mistakes,
         written_name_mistakes,
         secret_mistakes,
+        tracking_mistakes,
         staleness_mistakes,
     )
     return [mistake for mistakes in checks for mistake in mistakes(settings)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from ductile.config import RunSettings
 from ductile.paths import name_mistake
-from ductile.secrets import secret_settings
+from ductile.secrets import redacted, secret_settings
 from ductile.settings import as_plain
 
 ENVIRONMENT = {
@@ -15,6 +16,10 @@ ENVIRONMENT = {
     "variant": "OPENAI_API_KEY",
 }
 """Where a secret belongs, by section."""
+
+SERVERS = ("http", "https", "databricks")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""Schemes of the addresses that MLflow keeps runs at."""
 
 FOLDERS = ("output", "cache")
 
@@ -40,6 +45,22 @@ def written_name_mistakes(settings: RunSettings) -> Iterator[str]:
         folder = getattr(settings, path)
         if not folder or not folder.isprintable():
             yield f"{path}: {folder!r} is no folder; allowed: a path of printable characters"
+
+
+def tracking_mistakes(settings: RunSettings) -> Iterator[str]:
+    """`tracking.uri`, or the address of the environment that stands for it."""
+    if address := settings.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        yield from address_mistakes(address)
+
+
+def address_mistakes(address: str) -> Iterator[str]:
+    """An address that no MLflow is at, however long it is waited for."""
+    scheme, separator, _ = address.partition("://")
+    database = scheme.partition("+")[0] in DATABASES  # with a driver, as in mysql+pymysql
+    if address != "databricks" and not (separator and (scheme in SERVERS or database)):
+        allowed = ", ".join(f"{name}://" for name in (*SERVERS, *DATABASES))
+        shown = redacted(address)
+        yield f"tracking.uri: {shown!r} is no address of MLflow (MLFLOW_TRACKING_URI counts too); allowed: {allowed}"
 
 
 def secret_mistakes(settings: RunSettings) -> Iterator[str]:
