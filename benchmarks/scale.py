@@ -136,6 +136,7 @@ class SimulatedPool:
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         self._calls += 1
+        self._transport.begun.clear()  # kept for tests; it would grow with the run
         if self._calls % DEATH_EVERY == 0:
             doomed = f"actor-{self._calls // DEATH_EVERY % len(self._transport.actors)}"
             self._transport.at(self._transport.now() + 1.0, lambda: self._transport.die(doomed))

@@ -125,6 +125,8 @@ class RolloutSettings:
     def check(self) -> Iterator[str]:
         if self.actors_max is not None and self.actors_max < self.actors:
             yield f"actors_max: {self.actors_max} is below actors ({self.actors}); allowed: actors or more"
+        if 0 < self.hedge < 1:
+            yield f"hedge: {self.hedge:g} would begin calls twice that are quicker than most; allowed: 0, or 1 and more"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.dispatch import Dispatcher, LostCall
+from actors.dispatch import Dispatcher, Ended, Handle, LostCall
 from benchmarks.simulated import Simulated, Work
 from ductile.config import RolloutSettings
 
@@ -124,6 +126,12 @@ def test_short_calls_are_not_begun_twice_for_a_hiccup() -> None:
     assert dispatcher.counts == {}
 
 
+@pytest.mark.parametrize(("hedge", "allowed"), [(0.0, True), (0.5, False), (1.0, True)])
+def test_hedging_calls_that_are_quicker_than_most_is_refused(hedge: float, allowed: bool) -> None:
+    said = list(RolloutSettings(hedge=hedge).check())
+    assert said == [] if allowed else "hedge: 0.5" in said[0] and "allowed: 0, or 1 and more" in said[0]
+
+
 def test_actor_that_starts_late_blocks_no_call_and_takes_part_later() -> None:
     transport = Simulated(["a"])
     transport.join("late", pending_s=30.0)
@@ -146,6 +154,92 @@ def test_error_inside_a_call_is_raised_as_it_is_and_not_tried_again() -> None:
     with pytest.raises(ValueError, match="wrong") as caught:
         run(transport, [call(error), call(1, 9.0)])
     assert caught.value is error and len(transport.begun) == 2
+
+
+class Together(Simulated):
+    """For batches that threads make: one thread works at a time, and time goes on when all of them wait."""
+
+    def __init__(self, own: Sequence[str], others: Sequence[str] = ()) -> None:
+        super().__init__(own, others)
+        self._working = threading.Condition()
+        self._threads, self._next_thread = 0, 0
+        self._ends: dict[int, float] = {}  # of the waits, by thread
+
+    def wait(self, handles: Sequence[Handle], timeout_s: float) -> list[tuple[Handle, Ended]]:
+        me, end = threading.get_ident(), self.clock + timeout_s
+        while self.clock < end and not any(handle in self._ended for handle in handles):
+            self._ends[me] = end
+            if len(self._ends) < self._threads:
+                self._working.wait(20)
+                continue
+            super().wait([], min([*self._ends.values(), *(when for when, *_ in self._events[:1])]) - self.clock)
+            self._ends.clear()  # all look again
+            self._working.notify_all()
+        self._ends.pop(me, None)
+        return [(handle, self._ended[handle]) for handle in handles if handle in self._ended]  # all hear of a probe
+
+    def run(self, works: Sequence[Callable[[], Any]]) -> list[tuple[float, Any]]:
+        """When each of the works ended and what it returned; they begin in order."""
+        results: dict[int, tuple[float, Any]] = {}
+
+        def work(place: int) -> None:
+            with self._working:
+                self._working.wait_for(lambda: self._next_thread == place)
+                self._next_thread += 1
+                self._working.notify_all()
+                try:
+                    value = works[place]()
+                    results[place] = self.clock, value
+                finally:
+                    self._threads -= 1
+                    self._working.notify_all()
+
+        self._threads, self._next_thread = len(works), 0
+        threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(len(works))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        return [results[place] for place in range(len(works))]
+
+
+def batches(transport: Together, calls: Sequence[Sequence[Work]], **values: Any) -> tuple[list[Any], Dispatcher[str]]:
+    dispatcher = Dispatcher(transport, RolloutSettings(**{**vars(SETTINGS), **values}))
+    return transport.run([lambda each=each: dispatcher.run(each) for each in calls]), dispatcher
+
+
+def test_batches_that_wait_for_one_another_seem_neither_to_hang_nor_to_dawdle() -> None:
+    transport = Together(["a"])
+    ended, dispatcher = batches(transport, [[call(number, 0.5)] for number in range(9)], timeout_s=1.2)
+    assert [answer for _, answer in ended] == [[number] for number in range(9)]
+    assert transport.killed == [] and dispatcher.counts == {}
+    assert [when for when, _ in ended] == sorted(when for when, _ in ended)  # the oldest first
+    assert transport.clock < 9 * 0.55
+
+
+def test_actors_of_batches_at_a_time_have_one_call_each_and_none_is_idle() -> None:
+    transport = Together(["a", "b"])
+    transport.actors["b"].slow = 3.0
+    ended, dispatcher = batches(transport, [[call((part, each)) for each in range(2)] for part in range(4)])
+    assert [answer for _, answer in ended] == [[(part, 0), (part, 1)] for part in range(4)]
+    assert transport.killed == [] and dispatcher.counts == {} and transport.clock < 6.3
+    assert max(len(actor.queue) for actor in transport.actors.values()) == 0
+
+
+def test_straggler_is_begun_again_before_a_later_batch_is_given_the_actor() -> None:
+    transport = Together(["a", "b"])
+    transport.actors["b"].slow = inf
+    first, later = [call(number) for number in range(3)], [call(number) for number in range(30)]
+    ((when, answer), _), dispatcher = batches(transport, [first, later])
+    assert answer == [0, 1, 2] and when < 9 and dispatcher.counts["hedged"] >= 1
+
+
+def test_batches_at_a_time_live_through_an_actors_death() -> None:
+    transport = Together(["a", "b"])
+    transport.at(2.5, lambda: transport.die("a"))
+    ended, dispatcher = batches(transport, [[call((part, each)) for each in range(3)] for part in range(5)], retries=1)
+    assert [answer for _, answer in ended] == [[(part, each) for each in range(3)] for part in range(5)]
+    assert dispatcher.counts == {"retried": 1}  # one call was on it, and none in its queue
 
 
 @given(data=st.data())
