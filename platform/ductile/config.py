@@ -808,7 +808,10 @@ class RoleSettings:
 
 @dataclass(frozen=True)
 class PlacementSettings:
-    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty. What has no place is refused before any work."""
+    """Which nodes a run's actors are on, by the roles rollout, learner and difficulty.
+
+    What has no place is refused before any work.
+    """
 
     strategy: str = setting(
         "anywhere",
