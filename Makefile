@@ -52,7 +52,7 @@ lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(PY) -m ductile.metrics | diff -u docs/metrics.md - || { echo "docs/metrics.md is not current: make docs"; exit 1; }
 
 unit: $(STAMP) ## tests without Ray, with the coverage of the library
-	$(PY) -m pytest -q -n auto -m "not cluster and not engines" --cov --cov-report=term
+	$(PY) -m pytest -q -n auto -m "not cluster and not engines and not soak" --cov --cov-report=term
 
 engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one and two processes
 	$(PY) -m pytest -q -m engines
@@ -60,7 +60,8 @@ engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one 
 cluster: $(STAMP) ## tests on a real local Ray
 	$(PY) -m pytest -q -m cluster
 
-chaos: $(STAMP) ## jobs under 30 faults in 20 minutes must end as they do in peace
+chaos: $(STAMP) ## jobs under five faults, then under 30 in 20 minutes, must end as they do in peace
+	$(PY) -m pytest -q -m soak
 	PYTHONPATH=platform:. $(PY) -m tests.chaos.soak --minutes 20 --faults 30 --seed 0 $(CHAOS_FLAGS)
 
 format: $(STAMP) ## put the code into the project's format

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.soak import main
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.soak
 
 
 def test_run_under_five_faults_ends_as_the_quiet_one(tmp_path: Path) -> None:
