@@ -93,7 +93,8 @@ def test_call_on_a_killed_actor_is_made_again_with_the_same_answer(policy: Polic
 
 
 def test_what_was_begun_is_collected_though_every_actor_died_meanwhile(policy: PolicyRef, problems: list) -> None:
-    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2, retries=0))
+    # One loss may count: of an actor that has just begun again Ray sometimes says that it is unavailable.
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2, retries=1))
     expected = texts(pool.generate(policy, problems, SAMPLING))
     killed = [pid(actor) for actor in pool.actors]
     for number in killed:
