@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ductile.manifest import flush_files
 from ductile.models.load import load_model, load_tokenizer
 from ductile.paths import inside
 from ductile.ports import Composition, Member
@@ -45,9 +45,7 @@ def kept(models: Path, name: str, like: str, make: Callable[[], PreTrainedModel]
         temporary.mkdir(parents=True)
         make().save_pretrained(temporary)
         load_tokenizer(like).save_pretrained(temporary)
-        for path in temporary.iterdir():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+        flush_files(temporary)
         try:
             temporary.rename(folder)
         except OSError:  # another process was first
