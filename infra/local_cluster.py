@@ -260,9 +260,13 @@ class LocalCluster:
         return name
 
     def _shell(self) -> dict[str, str]:
-        """This process's environment without what ties it to another Ray, with the cluster's token."""
+        """This process's environment without what ties it to another Ray, with the cluster's token.
+
+        `python` is this one, as on an image with the project in it: a job says no more than `python -m jobs...`.
+        """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_ADDRESS", "RAY_AUTH"))}
-        return {**kept, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self._state.token_path}
+        found = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+        return {**kept, "PATH": found, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": self._state.token_path}
 
     def _inside(self, node: Node) -> list[str]:
         return ["ip", "netns", "exec", node.namespace] if node.namespace else []

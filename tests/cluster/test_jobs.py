@@ -31,6 +31,12 @@ RUN = "parameter_only-guessable-seed0"
 
 
 @pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of this file's own: its comparison builds both models, whatever other tests built before."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The output folder of a comparison of all variants that nothing disturbed."""
     output = tmp_path_factory.mktemp("uninterrupted")
