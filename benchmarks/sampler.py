@@ -11,6 +11,7 @@ log-probabilities unless it is asked for scores, which RL needs and the other si
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 import torch
@@ -55,13 +56,14 @@ def main() -> None:
 
 
 def stopping(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The model with an end token that it draws once in about `LENGTH` tokens, whatever went before."""
-    end, others = model.config.eos_token_id, model.config.vocab_size - 1
-    bias = torch.zeros(model.config.vocab_size)
-    bias[end] = torch.tensor(others / (LENGTH - 1)).log()
-    model.lm_head.bias = nn.Parameter(bias)
+    """The model with an end token that it draws about once in `LENGTH` tokens, whatever went before."""
+    end = model.config.eos_token_id
     with torch.no_grad():
         model.lm_head.weight[end] = 0.0
+        texts = torch.randint(model.config.vocab_size, (16, TOKENS), generator=torch.Generator().manual_seed(0))
+        others = model(texts).logits.index_fill(-1, torch.tensor(end), -torch.inf).logsumexp(dim=-1).mean()
+        model.lm_head.bias = nn.Parameter(torch.zeros(model.config.vocab_size))
+        model.lm_head.bias[end] = others - math.log(LENGTH - 1)
     return model
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from ductile.models.compose import ComposedPolicy
@@ -43,6 +44,9 @@ LEAST_ROWS = 4
 
 COMPACT = 0.75
 """Finished rows leave the batch once at most this share of it is still running."""
+
+BLOCK = 512
+"""A vocabulary larger than this is summed up in blocks of so many tokens, to find the block before the token."""
 
 KEPT = 16
 """Then the batch is left with a multiple of so many rows."""
@@ -122,15 +126,33 @@ def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
     With `top_p` below 1 the smallest set of most likely tokens that holds that share is drawn from (nucleus
     sampling, arXiv 1904.09751).
     """
-    probabilities = logps.double().exp()
+    probabilities, u = logps.exp(), u.unsqueeze(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(dim=-1) - ordered
+        before = ordered.cumsum(dim=-1, dtype=torch.float64) - ordered
         inside = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, order, before < top_p)
         probabilities = probabilities * inside
-    cumulative = probabilities.cumsum(dim=-1)
-    target = u.unsqueeze(-1) * cumulative[:, -1:]
-    return (cumulative <= target).sum(dim=-1).clamp(max=logps.shape[-1] - 1)
+    vocabulary = probabilities.shape[-1]
+    if vocabulary <= BLOCK:
+        return _inverted(probabilities, u)[0].squeeze(-1)
+    blocks = functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(dim=-1)
+    block, before = _inverted(sums, u)
+    inside = (u * sums.sum(dim=-1, keepdim=True, dtype=torch.float64) - before) / sums.gather(-1, block)
+    tokens = blocks.take_along_dim(block.unsqueeze(-1), dim=1).squeeze(1)
+    return (block * BLOCK + _inverted(tokens, inside)[0]).squeeze(-1)
+
+
+def _inverted(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The first entry up to and with which the sum of weights passes `u` of the whole, and the sum before it.
+
+    weights: [row, entry]; u: [row, 1] float64. Returns [row, 1] int64, never of weight 0, and [row, 1] float64.
+    """
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    whole = cumulative[:, -1:]
+    below = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
+    chosen = torch.searchsorted(cumulative, below, right=True)
+    return chosen, torch.where(chosen > 0, cumulative.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
 
 
 def _key(problem: Problem) -> str:
