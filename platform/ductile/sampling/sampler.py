@@ -85,13 +85,14 @@ def sample(
         for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True))
         for number in range(sampling.samples)
     ]
+    end = tokenizer.eos_token_id
     drawn: dict[tuple[int, int], tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
     for part in _parts(requests):
         for request, result in zip(part, _decode(policy, tokenizer, part, sampling), strict=True):
             drawn[request.group, request.sample] = result
     texts = iter(
         tokenizer.batch_decode(
-            [_without_end(drawn[r.group, r.sample][0], tokenizer.eos_token_id) for r in requests],
+            [_without_end(drawn[r.group, r.sample][0], end) for r in requests],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
@@ -99,7 +100,7 @@ def sample(
 
     def completion(group: int, number: int) -> Completion:
         tokens, logps = drawn[group, number]
-        finished = bool(len(tokens)) and int(tokens[-1]) == tokenizer.eos_token_id
+        finished = bool(len(tokens)) and int(tokens[-1]) == end
         return Completion(problems[group].id, number, tokens, logps, next(texts), finished, version)
 
     return [
@@ -177,6 +178,7 @@ def _decode(
     """Tokens and log-probabilities of each request. All prompts have one padded length."""
     wanted, requests = len(requests), filled(requests)
     device, width, limit = policy.device, _padded(len(requests[0].prompt)), sampling.max_tokens
+    end = tokenizer.eos_token_id
     ids, mask, prompts = (each.to(device) for each in _prompts(requests, width, tokenizer.pad_token_id))
     draws = torch.from_numpy(np.stack([request.uniforms for request in requests], axis=1)).to(device)
     tokens = torch.zeros((limit, len(requests)), dtype=torch.int64, device=device)
@@ -190,7 +192,7 @@ def _decode(
     for step in range(limit):
         drawn.append(_draw(logits, draws[step], sampling))
         chosen = drawn[-1][0]
-        running &= chosen != tokenizer.eos_token_id
+        running &= chosen != end
         alive = int(running.sum())
         stay = _stay(running, alive)
         last = not alive or step + 1 == limit
@@ -204,7 +206,7 @@ def _decode(
             decoder.keep(stay)
             rows, running, chosen, draws = rows[stay], running[stay], chosen[stay], draws[:, stay]
         logits = decoder.step(chosen)
-    return _until_end(tokens, logps, tokenizer.eos_token_id)[:wanted]
+    return _until_end(tokens, logps, end)[:wanted]
 
 
 def _prompts(requests: Sequence[_Request], width: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -252,6 +254,5 @@ def filled(rows: Sequence[T]) -> Sequence[T]:
     return [*rows, *[rows[0]] * (LEAST_ROWS - len(rows))]
 
 
-def _without_end(tokens: NDArray[np.int32], end: int) -> list[int]:
-    kept = tokens.tolist()
-    return kept[:-1] if kept and kept[-1] == end else kept
+def _without_end(tokens: NDArray[np.int32], end: int) -> NDArray[np.int32]:
+    return tokens[:-1] if len(tokens) and tokens[-1] == end else tokens
