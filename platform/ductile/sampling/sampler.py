@@ -92,7 +92,7 @@ def sample(
             drawn[request.group, request.sample] = result
     texts = iter(
         tokenizer.batch_decode(
-            [_without_end(drawn[r.group, r.sample][0], end) for r in requests],
+            [_without_end(drawn[r.group, r.sample][0], end) for r in requests],  # type: ignore[arg-type]
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
@@ -139,9 +139,9 @@ def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
     blocks = functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
     sums = blocks.sum(dim=-1)
     block, before = _inverted(sums, u)
-    inside = (u * sums.sum(dim=-1, keepdim=True, dtype=torch.float64) - before) / sums.gather(-1, block)
+    rest = (u * sums.sum(dim=-1, keepdim=True, dtype=torch.float64) - before) / sums.gather(-1, block)
     tokens = blocks.take_along_dim(block.unsqueeze(-1), dim=1).squeeze(1)
-    return (block * BLOCK + _inverted(tokens, inside)[0]).squeeze(-1)
+    return (block * BLOCK + _inverted(tokens, rest.clamp(min=0))[0]).squeeze(-1)
 
 
 def _inverted(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
