@@ -4,11 +4,12 @@ Token t of a completion is drawn by inverting the policy's cumulative distributi
 from a Philox generator keyed by (run seed, stream, problem id, sample index), so the same completion comes out whatever
 else is in the batch, however many workers there are, and whichever of them is asked. For the same reason a prompt's
 left padding depends on its own length alone (it is filled up to a multiple of `BUCKET`), never on its neighbours', and
-no fewer than `LEAST_ROWS` rows ever go through a model. What is left is the rounding of matrix products of other sizes.
-In float32 on one thread of a CPU there is none, where MLPs are a multiple of 32 wide (SiLU rounds its last elements
-otherwise than the others): log-probabilities are the same bits (tests/ductile/sampling/test_same_bits.py). Elsewhere
-they agree to rounding, and tokens but for draws that fall that close to a boundary; `rollout.part` then makes calls of
-the same problems whatever the number of actors.
+no fewer than `LEAST_ROWS` rows ever go through a model. A prompt is read once for all its completions.
+
+What is left is the rounding of matrix products of other sizes. In float32 on one thread of a CPU there is none, where
+MLPs are a multiple of 32 wide (SiLU rounds its last elements otherwise than the others): log-probabilities are the same
+bits (tests/ductile/sampling/test_same_bits.py). Elsewhere they agree to rounding, and tokens but for draws that fall
+that close to a boundary; `rollout.part` then makes calls of the same problems whatever the number of actors.
 """
 
 from __future__ import annotations
