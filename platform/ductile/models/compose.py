@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, StaticCache
+from transformers import PreTrainedModel
 
 from ductile.models.load import load_model
 from ductile.models.soft_prefix import is_prefix
@@ -52,9 +52,6 @@ class ComposedPolicy(nn.Module):
         """Where the policy's parameters are."""
         return next(self.parameters()).device
 
-    def _models(self) -> dict[str, PreTrainedModel]:
-        return dict(self.members.items())  # type: ignore[arg-type]
-
     def set_coefficients(self, composition: Composition) -> None:
         """Weigh the same models as another composition of them does; raises `ValueError` for one of others."""
         if composition.models != self.composition.models:
@@ -87,41 +84,6 @@ class ComposedPolicy(nn.Module):
             total = logits if total is None else total + logits
         assert total is not None
         return total
-
-
-class Decoder:
-    """A composition that is decoding: each member's static key-value cache, all rows at the same position."""
-
-    def __init__(self, policy: ComposedPolicy, length: int) -> None:
-        self._policy = policy
-        self._caches = {
-            role: StaticCache(config=model.config, max_cache_len=length) for role, model in policy._models().items()
-        }
-
-    def next_logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Feed tokens and return the logits after the last of them, [row, vocabulary] float32.
-
-        ids, positions: [row, new] int64; mask: [row, seen so far and new] int64.
-        """
-        total: Tensor | None = None
-        for member in self._policy.composition.members:
-            output = self._policy.members[member.role](
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=self._caches[member.role],
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits = member.coefficient * output.logits[:, -1, : self._policy.vocabulary].float()
-            total = logits if total is None else total + logits
-        assert total is not None
-        return total
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone. rows: [kept] int64."""
-        for cache in self._caches.values():
-            cache.reorder_cache(rows)  # type: ignore[arg-type]
 
 
 def without_prefixes(composition: Composition) -> Composition:
