@@ -7,13 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.exceptions import RayActorError
 
 from actors.difficulty import DifficultyActor, DifficultyClient
-from actors.rollout import ActorPool, LostCall
+from actors.rollout import ActorPool, LostCall, _split
 from ductile.config import ArchitectureSettings, DifficultySettings, RolloutSettings
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import make_domain
@@ -82,6 +83,29 @@ def test_published_weights_are_the_ones_sampled_from(policy: PolicyRef, problems
     expected = texts(here.generate(trained[0], problems, SAMPLING))
     assert texts(there.generate(trained[1], problems, SAMPLING)) == expected
     assert expected != texts(here.generate(policy, problems, SAMPLING))
+
+
+def places(loaded: Any) -> list[tuple[int, int, str]]:
+    """Of the actor's weights: process, address, and the file that is mapped there."""
+    addresses = [weight.data_ptr() for weight in loaded.weights().values()]
+    mapped = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    areas = [(*(int(end, 16) for end in parts[0].split("-")), parts[5] if len(parts) > 5 else "") for parts in mapped]
+    found = [next(file for first, end, file in areas if first <= address < end) for address in addresses]
+    return [(os.getpid(), address, file) for address, file in zip(addresses, found, strict=True)]
+
+
+def test_published_weights_lie_in_shared_memory_in_every_actor(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    model = build_llama(ArchitectureSettings(layers=1, width=128, heads=2, mlp=256), tokenizer, seed=0)
+    model.save_pretrained(tmp_path)
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2))
+    published = pool.publish(model.state_dict())
+    policy = PolicyRef(Composition((Member("policy", str(tmp_path), 1.0),), "policy"), published, 1)
+    bare, state = _split(policy)
+    seen = [place for each in ray.get([a.inspect.remote(bare, state, places) for a in pool.actors]) for place in each]
+    assert len({process for process, _, _ in seen}) == 2
+    assert {"plasma" in file for _, _, file in seen} == {True}, seen
+    assert {address % 64 for _, address, _ in seen} == {0}  # as memory of torch's own, so that sums are the same bits
 
 
 def test_call_on_a_killed_actor_is_made_again_with_the_same_answer(policy: PolicyRef, problems: list) -> None:

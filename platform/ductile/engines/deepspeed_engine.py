@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import FAST, Fast, adamw, copy_into, forget
+from ductile.engines.base import FAST, Fast, adamw, copied, copy_into, forget
 from ductile.engines.shards import MOMENTS, Saved, Shard, Write, captured, untied, writer
 
 if not torch.cuda.is_available():
@@ -68,7 +68,7 @@ class DeepSpeedEngine:
         """A copy on the CPU, in float32; at ZeRO 3 the shards are gathered from all ranks."""
         module = self._engine.module
         with self._gathered(list(module.parameters())):
-            return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
+            return copied(module, torch.float32)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The model's own copy, and the one that the optimizer steps; at ZeRO 3 rank 0's are given out again."""

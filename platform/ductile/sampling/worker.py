@@ -93,7 +93,7 @@ class RolloutWorker:
         policy = self._policies[key]
         policy.set_coefficients(composition)
         if ref.weights is not None and self._loaded.get(key) != ref.weights.token:
-            policy.load_trainable(ref.weights.state)
+            policy.adopt_trainable(ref.weights.state)
             self._loaded[key] = ref.weights.token
         return policy
 
@@ -106,8 +106,8 @@ class LocalPool(RolloutWorker):
         self._begun: list[list[Group]] = []
 
     def publish(self, weights: Mapping[str, Any]) -> Published:
-        """Keep a copy, so that later updates of the learner do not reach policies published before."""
-        return Published(new_token(), {name: tensor.detach().clone() for name, tensor in weights.items()})
+        """Keep them as they are: nobody writes to what is published (`ports.RolloutPool.publish`)."""
+        return Published(new_token(), dict(weights))
 
     def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
         """Do it at once: there is no other process that could."""
