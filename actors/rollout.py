@@ -22,7 +22,7 @@ from ductile.config import RolloutSettings
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.arrays import as_arrays, as_tensors
-from ductile.sampling.worker import Published, RolloutWorker, new_token
+from ductile.sampling.published import Published, new_token
 
 __all__ = ["ActorPool", "LostCall", "RolloutActor"]
 
@@ -34,6 +34,8 @@ class RolloutActor:
     """A rollout worker behind Ray. Policies come without weights; the weights come as arguments, which Ray fetches."""
 
     def __init__(self, dtype: str, threads: int) -> None:
+        from ductile.sampling.worker import RolloutWorker  # here alone: its models take seconds to import
+
         self._worker = RolloutWorker(dtype, threads)
 
     def generate(self, policy: PolicyRef, state: Any, problems: list[Problem], sampling: Sampling) -> list[Group]:

@@ -2,7 +2,8 @@
 
 Ours is what a run does: `ActorPool.publish`, and both actors have loaded the policy. "copies" is what it did before:
 tensors are pickled into the object store, unpickled by each actor and copied into its model. "memory" copies the same
-bytes once into memory that is there. Afterwards each actor passes a token through the model, which reads all of it.
+bytes once into memory that is there, as torch does; a learner has `learner.threads` threads, 1 by default. Afterwards
+each actor passes a token through the model, which reads all of it.
 
     python -m benchmarks.weights [rounds=8] [sizes=50M,0.5B]
 """
@@ -13,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +116,15 @@ def compare(size: str, folder: Path, rounds: int) -> None:
         ray.get([actor.load.remote(stored) for actor in copying])
         return gigabytes
 
-    def memory() -> float:
+    def memory(threads: int) -> float:
+        torch.set_num_threads(threads)
         for source, target in zip(weights, into, strict=True):
             target.copy_(source)
         return gigabytes
 
     print(f"\n{size}: {sum(tensor.numel() for tensor in weights) / 1e6:,.0f}M parameters, {gigabytes:.2f} GB, {dtype}")
-    sides = {"publish and load": ours, "publish alone": publication, "copies": copies, "memory": memory}
+    sides = {"publish and load": ours, "publish alone": publication, "copies": copies}
+    sides |= {f"memory, {threads} threads": partial(memory, threads) for threads in (1, 2)}
     print_speeds(alternate(sides, rounds, warm=2), "GB/s")
     policy = PolicyRef(composition, pool.publish(state), 0)
     first, again = [_passed(pool, policy) for _ in range(2)]

@@ -25,10 +25,7 @@ SQLITE_PATIENCE_S = 30.0
 
 
 def start_tracker(settings: RunSettings, here: Any) -> Any:
-    """The tracker actor, once MLflow answered it. here: Ray's scheduling strategy of this node, where the journal is.
-
-    Raises `TrackingError` when MLflow does not answer for `tracking.patience_s`.
-    """
+    """The tracker actor, which begins to reach MLflow. here: Ray's strategy of this node, where the journal is."""
     output = Path(settings.output)
     uri = tracking_uri(settings.tracking, output)
     arguments = (
@@ -38,7 +35,11 @@ def start_tracker(settings: RunSettings, here: Any) -> Any:
         uuid.uuid4().hex,
         settings.tracking.patience_s,
     )
-    tracker = TrackerActor.options(scheduling_strategy=here).remote(*arguments)
+    return TrackerActor.options(scheduling_strategy=here).remote(*arguments)
+
+
+def await_tracker(tracker: Any, settings: RunSettings) -> None:
+    """Wait until MLflow answers the tracker; `TrackingError` when it does not for `tracking.patience_s`."""
 
     def reach() -> str | None:
         try:
@@ -47,8 +48,7 @@ def start_tracker(settings: RunSettings, here: Any) -> Any:
             raise error.cause from None
         return error
 
-    await_mlflow(reach, uri, settings.tracking)
-    return tracker
+    await_mlflow(reach, tracking_uri(settings.tracking, Path(settings.output)), settings.tracking)
 
 
 def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSettings) -> None:

@@ -14,7 +14,7 @@ from actors.rollout import ActorPool, RolloutActor
 from ductile.config import RolloutSettings
 from ductile.ports import Composition, Member, PolicyRef
 from ductile.sampling.arrays import as_arrays
-from ductile.sampling.worker import Published
+from ductile.sampling.published import Published
 
 COMPOSITION = Composition((Member("policy", "folder", 1.0),), "policy")
 

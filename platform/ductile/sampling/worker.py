@@ -6,10 +6,8 @@ a fresh worker gives the same answer.
 
 from __future__ import annotations
 
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from ductile.models.load import load_tokenizer
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.divergence import divergence, score
+from ductile.sampling.published import Published, new_token
 from ductile.sampling.sampler import sample
 
 KEPT_POLICIES = 4
@@ -34,19 +33,6 @@ Key = tuple[object, Place]
 """What is loaded, and where."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that `publish` made reachable. `token` is unique to them; `state` is the state dict or where it is."""
-
-    token: str
-    state: Any
-
-
-def new_token() -> str:
-    """A name for newly published weights."""
-    return uuid.uuid4().hex
 
 
 class RolloutWorker:
