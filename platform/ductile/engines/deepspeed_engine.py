@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,9 +20,13 @@ from ductile.engines.shards import MOMENTS, Saved, Shard, Write, captured, untie
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
+if "mlflow" not in sys.modules:  # DeepSpeed's autotuner, which nobody uses here, takes half a second to import it
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
+if sys.modules["mlflow"] is None:
+    del sys.modules["mlflow"]
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # DeepSpeed's shared-memory collectives would be compiled at start-up; gloo needs no compiler and no half minute.
