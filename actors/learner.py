@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.branch import RayBrancher
-from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.difficulty import DifficultyClient, leave_actor, take_actor
 from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
 from actors.stop import STOPPED_S, NeverAsked, StopFlag
@@ -199,8 +199,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     torch.set_num_threads(settings.learner.threads)
     variant = make_variant(settings.variant)
     judge = LocalJudge()
-    where = spec.placement.difficulty
-    actor = DifficultyActor.options(**where).remote(settings.difficulty) if rank == 0 else None
+    actor = take_actor(settings.difficulty, spec.placement.difficulty) if rank == 0 else None
     share = _broadcast if world > 1 else _itself
 
     def port(target: Any) -> Any:
@@ -244,9 +243,12 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     )
     try:
         run(settings, variant, ports, spec.identity)
-    finally:
+    except BaseException:
         if actor is not None:
             ray.kill(actor)
+        raise
+    if actor is not None:
+        leave_actor(actor)
 
 
 class OnRankZero:

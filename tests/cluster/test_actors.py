@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.difficulty import DifficultyActor, DifficultyClient, leave_actor, take_actor
 from actors.rollout import ActorPool, LostCall, _split
 from ductile.config import ArchitectureSettings, DifficultySettings, RolloutSettings
 from ductile.difficulty.service import DifficultyTable
@@ -167,6 +167,22 @@ def test_difficulty_actor_answers_as_the_table_does() -> None:
         arrays = {name: array.tobytes() for name, array in service.snapshot().items()}
         answers.append((chosen, seen, service.estimates(), arrays))
     assert answers[0] == answers[1]
+
+
+def test_actor_that_a_run_left_has_a_fresh_table_for_the_next_and_a_dead_one_is_not_taken() -> None:
+    settings, ids = DifficultySettings(), [f"p{number}" for number in range(10)]
+    first = take_actor(settings, {})
+    DifficultyClient(first).start_phase(ids)
+    DifficultyClient(first).observe(dict.fromkeys(ids, (1, 4)), 0)
+    leave_actor(first)
+    second = take_actor(settings, {})
+    assert second == first
+    assert DifficultyClient(second).estimates() == DifficultyTable(settings).estimates()
+    leave_actor(second)
+    ray.kill(second)
+    third = take_actor(settings, {})
+    assert third != first
+    assert DifficultyClient(third).estimates() == DifficultyTable(settings).estimates()
 
 
 def test_table_that_died_in_an_update_goes_on_from_its_snapshot() -> None:
