@@ -173,7 +173,7 @@ def share(settings: RunSettings, job: Job, needs_expert: bool, runs: int) -> Sha
     placement = place(settings, runs, job.stopping.asked) if runs else Placement()
     gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
     pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus, placement.rollout)
-    await_tracker(job.tracker, settings)
+    await_tracker(job.tracker, settings, job.stopping.asked)
     folders = _models(settings, job, ["base", "expert"] if needs_expert else ["base"])
     return Shared(job.tracker, folders[0], folders[-1], pool, placement, job.stopping.flag, uuid.uuid4().hex)
 
