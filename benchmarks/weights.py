@@ -2,8 +2,8 @@
 
 Ours is what a run does: `ActorPool.publish`, and both actors have loaded the policy. "copies" is what it did before:
 tensors are pickled into the object store, unpickled by each actor and copied into its model. "memory" copies the same
-bytes once into memory that is there, as torch does; a learner has `learner.threads` threads, 1 by default. Afterwards
-each actor passes a token through the model, which reads all of it.
+bytes once into memory that is there, in one thread, as `learner.threads` is. Afterwards each actor passes a token
+through the model, which reads all of it.
 
     python -m benchmarks.weights [rounds=8] [sizes=50M,0.5B]
 """
@@ -14,7 +14,6 @@ import os
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,7 @@ def forward(policy: ComposedPolicy) -> float:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     rounds, sizes = int(options.get("rounds", "8")), options.get("sizes", ",".join(SIZES)).split(",")
     paths = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
@@ -116,15 +116,13 @@ def compare(size: str, folder: Path, rounds: int) -> None:
         ray.get([actor.load.remote(stored) for actor in copying])
         return gigabytes
 
-    def memory(threads: int) -> float:
-        torch.set_num_threads(threads)
+    def memory() -> float:
         for source, target in zip(weights, into, strict=True):
             target.copy_(source)
         return gigabytes
 
     print(f"\n{size}: {sum(tensor.numel() for tensor in weights) / 1e6:,.0f}M parameters, {gigabytes:.2f} GB, {dtype}")
-    sides = {"publish and load": ours, "publish alone": publication, "copies": copies}
-    sides |= {f"memory, {threads} threads": partial(memory, threads) for threads in (1, 2)}
+    sides = {"publish and load": ours, "publish alone": publication, "copies": copies, "memory": memory}
     print_speeds(alternate(sides, rounds, warm=2), "GB/s")
     policy = PolicyRef(composition, pool.publish(state), 0)
     first, again = [_passed(pool, policy) for _ in range(2)]
