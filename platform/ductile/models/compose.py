@@ -63,6 +63,26 @@ class ComposedPolicy(nn.Module):
         own = {name: tensor for name, tensor in self.trainable.state_dict().items() if is_prefix(name)}
         self.trainable.load_state_dict({**own, **state})
 
+    @torch.no_grad()
+    def adopt_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """`load_trainable` without a copy: on the CPU, the trainable member then lies on the state's own memory.
+
+        Nobody may write to the state from then on, nor to the policy. Only a tensor of another dtype is converted, and
+        on a GPU it is copied to where the weights are, whose addresses CUDA graphs know. Raises `RuntimeError` for a
+        state that does not fit.
+        """
+        held = self.trainable.state_dict(keep_vars=True)
+        lacking = {name for name in held if not is_prefix(name)} - state.keys()
+        other = {name for name, tensor in state.items() if name not in held or held[name].shape != tensor.shape}
+        if lacking or other:
+            names = ", ".join(sorted(lacking | other))
+            raise RuntimeError(f"weights that do not fit {type(self.trainable).__name__}: {names}")
+        for name, tensor in state.items():
+            if held[name].device.type == "cpu":
+                held[name].data = tensor.to(held[name].dtype)
+            else:
+                held[name].copy_(tensor)
+
     def forward(self, ids: Tensor, mask: Tensor, trained: nn.Module | None = None) -> Tensor:
         """Logits of a batch of whole sequences.
 
