@@ -53,20 +53,20 @@ LOGPS = tuple(np.full(length, -1.0, np.float32) for length in range(1, TOKENS + 
 class Numbered(Mapping[str, Problem]):
     """Problems by number, made when they are asked for."""
 
-    def __init__(self, count: int, levels: Sequence[int]) -> None:
-        self._count, self._levels = count, levels
+    def __init__(self, count: int, levels: Sequence[int], domain: str = "stub") -> None:
+        self._count, self._levels, self._domain = count, levels, domain
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        return map("stub/train/{:09d}".format, range(self._count))
+        return map(f"{self._domain}/train/{{:09d}}".format, range(self._count))
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and int(id[-9:]) < self._count
+        return isinstance(id, str) and id.startswith(f"{self._domain}/") and int(id[-9:]) < self._count
 
     def __getitem__(self, id: str) -> Problem:
-        return Problem(id, "stub", self._levels[int(id[-9:]) % len(self._levels)], "?", "!")
+        return Problem(id, self._domain, self._levels[int(id[-9:]) % len(self._levels)], "?", "!")
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class StubDomain:
     levels: tuple[int, ...] = (1, 2, 3)
 
     def pool(self, levels: Sequence[int], count: int, seed: int) -> Mapping[str, Problem]:
-        return Numbered(count, levels)
+        return Numbered(count, levels, self.key)
 
     def problems(self, level: int, split: Split, count: int, seed: int) -> list[Problem]:
-        return [Numbered(count, [level])[f"stub/{split}/{number:09d}"] for number in range(count)]
+        return [Numbered(count, [level], self.key)[f"{self.key}/{split}/{number:09d}"] for number in range(count)]
 
     def judge(self, problem: Problem, text: str) -> Verdict:
         return Verdict(1.0 if text == "right" else 0.0, "direct")
@@ -196,10 +196,13 @@ class Watch:
         return {}
 
 
-def measure(problems: int, steps: int, actors: int, folder: Path) -> dict[str, float]:
-    """Run it; milliseconds of the CPU a step, MB of memory, seconds by the clock."""
+def measure(problems: int, steps: int, actors: int, folder: Path, groups: int | None = None) -> dict[str, float]:
+    """Run it; milliseconds of the CPU a step, MB of memory, seconds by the clock.
+
+    groups: problems a step; as many as there are actors where it is None.
+    """
     phase = {"domain": {"name": "chain_sum"}, "levels": [1, 2, 3], "steps": steps, "pool": problems}
-    rollout = {"groups": actors, "group_size": SAMPLES, "max_tokens": TOKENS, "actors": actors}
+    rollout = {"groups": groups or actors, "group_size": SAMPLES, "max_tokens": TOKENS, "actors": actors}
     values = {
         "phase": {"only": phase},
         "rollout": rollout,
