@@ -1,6 +1,8 @@
 """The controller alone, at the size of a large cluster: time a step and memory must not grow as a run goes on.
 
-    python -m benchmarks.scale [--problems 10000000] [--steps 10000] [--actors 200]
+    python -m benchmarks.scale [--problems 1000000] [--steps 500] [--actors 200]
+
+What a large cluster would ask is `--problems 10000000 --steps 10000`, which takes ten minutes.
 
 Real: the loop and its steps, the course, the difficulty table, the dispatch of rollout calls, checkpoints. Stubbed: the
 model and the learner do nothing, verdicts are drawn from a hash, MLflow is a counter. Rollout actors live in virtual
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 import time
 from array import array
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from actors.dispatch import Dispatcher
+from benchmarks.alternate import headline
 from benchmarks.simulated import Simulated
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
@@ -262,13 +266,19 @@ def resident() -> float:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--problems", type=int, default=10_000_000)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--problems", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--actors", type=int, default=200)
     arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # of every actor that dies
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(arguments.problems, arguments.steps, arguments.actors, Path(folder))
     print(json.dumps({name: round(value, 2) for name, value in measured.items()}, indent=1))
+    grown = measured["last_ms"] / measured["first_ms"]
+    headline(
+        f"scale: {measured['median_ms']:.1f} ms of the CPU a step with {arguments.problems:,} problems and "
+        f"{arguments.actors} actors; its last third takes {grown:.2f} times its first"
+    )
 
 
 def _answers(problem: Problem, version: int, samples: int) -> Group:
