@@ -81,6 +81,9 @@ class Transport(Protocol[Actor]):
     def kill(self, actor: Actor) -> None:
         """End the actor's process; it starts again."""
 
+    def freed(self) -> None:
+        """An actor may be given a call: whoever waits for no handle need not wait longer."""
+
     def now(self) -> float:
         """Seconds."""
 
@@ -169,6 +172,7 @@ class _Crew(Generic[Actor]):
     def release(self, actor: Actor) -> None:
         """Its call ended."""
         self._busy.pop(actor, None)
+        self.transport.freed()
 
     def forsake(self, actor: Actor, handle: Handle) -> None:
         """Nobody wants its call any more; it is asked again once it is done with it."""

@@ -13,6 +13,7 @@ synchronous step should waste nothing. With `trace.steps` the same is seen step 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import statistics
 import sys
@@ -98,6 +99,7 @@ def main(rounds: int) -> None:
     """Print both costs, steps a second of both sides, and the ratio."""
     logging.disable(logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="ductile-overlap-"))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else other work slows the actor alone
     connect(settings_of(4, 1, STEPS, 0))
     try:
         base, tokenizer = folder / "base", character_tokenizer()

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.dispatch import Dispatcher, Ended, Handle, LostCall
+from actors.ray_transport import RayTransport
 from benchmarks.simulated import Simulated, Work
 from ductile.config import RolloutSettings
 from ductile.trace import tracing
@@ -283,3 +284,12 @@ def test_every_call_is_answered_once_in_order_and_in_bounded_time(data: st.DataO
         turns = count + sum(dispatcher.counts.values()) + len(deaths) + 2 * len(joins) + len(transport.actors)
         idle = (transport.clock - before) / 2  # probes of those that are away
         assert transport.waits - waits <= 20 + 6 * turns + 2 * idle * len(transport.actors)
+
+
+def test_batch_that_waits_for_an_actor_hears_at_once_that_one_is_free() -> None:
+    transport = RayTransport(["a"], each=1, slot=0, roster=None)  # type: ignore[list-item]
+    waiting = threading.Thread(target=transport.wait, args=([], 60.0))
+    waiting.start()
+    transport.freed()
+    waiting.join(10.0)
+    assert not waiting.is_alive()
