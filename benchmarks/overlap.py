@@ -40,8 +40,11 @@ GROUP_SIZE, TOKENS = 8, 64
 STEPS, FIRST = 16, 4
 """Steps of a measured run, and how many of them are not counted."""
 
-SIZES = tuple((groups, epochs) for groups in (4, 8, 16, 32) for epochs in (1, 2))
-"""(problems a step, passes over them) that are tried for balance, with 6 steps each."""
+GROUPS, PASSES = (4, 8, 16, 32, 64), (1, 2, 3)
+"""Problems a step, and passes over them, that are tried for balance."""
+
+BALANCE = 1.15
+"""Generation and update are as long as one another where neither is more than so many times the other."""
 
 
 @dataclass
@@ -151,13 +154,18 @@ def runner(folder: Path, base: Path) -> Callable[[RunSettings], Reports]:
 
 
 def balanced(run: Callable[[RunSettings], Reports]) -> tuple[int, int]:
-    """The size at which a synchronous step generates about as long as it updates."""
-    found = {}
-    for size in SIZES:
-        reports = run(settings_of(*size, steps=FIRST + 3, staleness=0))
-        found[size] = reports.median("rollout/seconds") / reports.median("learner/seconds")
-    print("generation / update: " + ", ".join(f"{g} x {e}: {value:.2f}" for (g, e), value in found.items()))
-    return min(found, key=lambda size: max(found[size], 1 / found[size]))
+    """The largest size at which a synchronous step generates about as long as it updates, or what is nearest to it."""
+    off: dict[tuple[int, int], float] = {}
+    for groups in GROUPS:
+        for epochs in PASSES:
+            reports = run(settings_of(groups, epochs, steps=FIRST + 3, staleness=0))
+            times = reports.median("rollout/seconds") / reports.median("learner/seconds")
+            print(f"{groups} problems, {epochs} passes: generation takes {times:.2f} times as long as the update")
+            off[groups, epochs] = max(times, 1 / times)
+            if times < 1:  # more passes would only be further off
+                break
+    near = [size for size, value in off.items() if value < BALANCE]
+    return max(near) if near else min(off, key=lambda size: off[size])
 
 
 if __name__ == "__main__":
