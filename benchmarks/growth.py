@@ -60,7 +60,7 @@ from jobs.driver import connect
 
 DIMENSIONS = ("problems", "domains", "tokens", "simulated", "runs", "actors")
 SUPERLINEAR = 1.1
-FIRST, STEPS = 2, 6
+FIRST, STEPS = 2, 5
 """Steps of a run that are not counted, and steps in all."""
 
 GROUPS, GROUP_SIZE, TOKENS = 8, 4, 32

@@ -46,6 +46,9 @@ GROUPS, PASSES = (4, 8, 16, 32, 64), (1, 2, 3)
 BALANCE = 1.15
 """Generation and update are as long as one another where neither is more than so many times the other."""
 
+LOPSIDED = 0.6
+"""Generation that takes so many times as long as the update is not looked at further."""
+
 
 @dataclass
 class Reports:
@@ -164,6 +167,8 @@ def balanced(run: Callable[[RunSettings], Reports]) -> tuple[int, int]:
             off[groups, epochs] = max(times, 1 / times)
             if times < 1:  # more passes would only be further off
                 break
+        if times < LOPSIDED:  # and so would be more problems: together they are sampled faster
+            break
     near = [size for size, value in off.items() if value < BALANCE]
     return max(near) if near else min(off, key=lambda size: off[size])
 
