@@ -266,16 +266,25 @@ def report(name: str, values: Sequence[int], found: Mapping[str, NDArray[np.floa
 
 def plot(found: Mapping[str, tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]], path: Path) -> None:
     """A panel for each dimension, both axes logarithmic; bars from the least to the largest round."""
-    figure, panels = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3.2), layout="constrained", squeeze=False)
-    for panel, (name, (values, measured)) in zip(panels[0], found.items(), strict=True):
+    columns = min(3, len(found))
+    shape = (-(-len(found) // columns), columns)
+    size = (3.6 * shape[1], 2.8 * shape[0])
+    figure, grid = plt.subplots(*shape, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for panel in grid.ravel()[len(found) :]:
+        panel.remove()
+    for panel, (name, (values, measured)) in zip(grid.ravel(), found.items(), strict=False):
         for cost, rounds in measured.items():
             middle = np.median(rounds, axis=1)
             bars = np.abs(np.stack([rounds.min(axis=1), rounds.max(axis=1)]) - middle)
             exponent = fitted(np.array(values, np.float64), rounds)
-            panel.errorbar(values, middle, bars, marker="o", ms=3, label=f"{cost} (e = {exponent.value:.2f})")
+            label, color = f"{cost} (e = {exponent.value:.2f})", "C0" if cost == "step_ms" else "C1"
+            panel.errorbar(values, middle, bars, marker="o", ms=3, color=color, label=label)
         panel.set(xscale="log", yscale="log", xlabel=name)
+        panel.minorticks_off()
+        panel.set_xticks(values, [f"{value:,}" for value in values])
         panel.legend(fontsize=7)
-    panels[0][0].set_ylabel("ms")
+    for panel in grid[:, 0]:
+        panel.set_ylabel("ms a step")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
