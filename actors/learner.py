@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     from ductile.loop import Ports, run
     from ductile.reestimation import Reestimation
     from ductile.rollouts import Rollouts
+    from ductile.trace import tracing
     from ductile.variants import make_variant
 
     settings = spec.settings
@@ -242,7 +244,8 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         stop=stop,
     )
     try:
-        run(settings, variant, ports, spec.identity)
+        with tracing(spec.folder / "trace.json") if rank == 0 and settings.trace.steps else nullcontext():
+            run(settings, variant, ports, spec.identity)
     except BaseException:
         if actor is not None:
             ray.kill(actor)
