@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
-from benchmarks.alternate import alternate, print_speeds, ratio
+from benchmarks.alternate import alternate, headline, print_speeds, ratio
 from ductile.config import ArchitectureSettings, ModelSettings
 from ductile.domains import make_domain
 from ductile.models.compose import ComposedPolicy
@@ -49,8 +49,8 @@ def main() -> None:
     print(f"{GROUPS} x {GROUP_SIZE} completions of {TOKENS} tokens, {chosen.threads} threads")
     print_speeds(speeds, "tokens/s")
     three = 1 / (1 / speeds["base"] + 2 / speeds["expert"])
-    print(f"the proxy costs {ratio(three, speeds['proxy'])} times the sum of its three models")
-    print(f"the self-proxy costs {ratio(speeds['base'], speeds['self-proxy'])} times the base")
+    headline(f"proxies: a proxy costs {ratio(three, speeds['proxy'])} times the sum of its three models")
+    headline(f"proxies: a self-proxy costs {ratio(speeds['base'], speeds['self-proxy'])} times the base")
 
 
 def endless(architecture: ArchitectureSettings, seed: int) -> LlamaForCausalLM:

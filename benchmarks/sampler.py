@@ -20,7 +20,7 @@ from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
 from transformers.utils import logging
 
-from benchmarks.alternate import alternate, print_speeds
+from benchmarks.alternate import alternate, headline, print_speeds, ratio
 from ductile.config import ArchitectureSettings
 from ductile.domains import make_domain
 from ductile.models.compose import ComposedPolicy
@@ -33,6 +33,7 @@ from ductile.sampling.sampler import sample
 GROUP_SIZE, TOKENS, LENGTH = 8, 64, 25
 BASE, LARGER = ArchitectureSettings(), ArchitectureSettings(layers=12, width=576, heads=9, mlp=1536)
 GENERATE = "generate, dynamic cache"
+STATIC = "generate, static cache"
 SLOW = "continuous batching"
 
 
@@ -46,10 +47,16 @@ def main() -> None:
     logging.set_verbosity_error()
     sides = all_sides(named("default base", BASE, 32, chosen.threads), 32)
     slow = {"ductile": sides["ductile"], SLOW: sides.pop(SLOW)}
-    print_speeds(alternate(sides, chosen.rounds), "tokens/s")
-    print_speeds(alternate(slow, 3, warm=0), "tokens/s")
+    speeds = alternate(sides, chosen.rounds)
+    print_speeds(speeds, "tokens/s")
+    for name in (GENERATE, STATIC):
+        headline(f"sampler, default base: {ratio(speeds['ductile'], speeds[name])} times the tokens/s of {name}")
+    print_speeds(speeds := alternate(slow, 3, warm=0), "tokens/s")
+    headline(f"sampler, default base: {ratio(speeds['ductile'], speeds[SLOW])} times the tokens/s of {SLOW}")
     sides = all_sides(named("larger", LARGER, 8, chosen.threads), 8)
-    print_speeds(alternate({name: sides[name] for name in ("ductile", GENERATE)}, 3), "tokens/s")
+    speeds = alternate({name: sides[name] for name in ("ductile", GENERATE)}, 3)
+    print_speeds(speeds, "tokens/s")
+    headline(f"sampler, 48M parameters: {ratio(speeds['ductile'], speeds[GENERATE])} times the tokens/s of {GENERATE}")
 
 
 def named(name: str, architecture: ArchitectureSettings, groups: int, threads: int) -> LlamaForCausalLM:
@@ -109,7 +116,7 @@ def all_sides(model: LlamaForCausalLM, groups: int) -> dict[str, Callable[[], fl
         "ductile": ours,
         GENERATE: generate,
         "generate, dynamic cache, scores": lambda: generate(output_scores=True, return_dict_in_generate=True),
-        "generate, static cache": lambda: generate(cache_implementation="static", disable_compile=True),
+        STATIC: lambda: generate(cache_implementation="static", disable_compile=True),
         SLOW: continuous,
     }
 

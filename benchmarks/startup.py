@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from mlflow import MlflowClient
 
+from benchmarks.alternate import headline
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
     "experiment=too_hard",
@@ -69,6 +71,10 @@ def main() -> None:
             runs = sorted(compare(Path(folder) / f"grid-{number}", cache, GRID))
             pauses += [later[0][0] - earlier[-1][1] for earlier, later in itertools.pairwise(runs)]
     tell("from the command to the first step", first)
+    headline(
+        f"startup: the first step begins {np.median(first):.1f} s after the command, bare Ray {np.median(floor):.1f} s"
+    )
+    headline(f"startup: {np.median(pauses):.2f} s between two runs of a grid")
     tell("bare Ray and two processes with transformers", floor)
     tell("between two runs of a grid", pauses)
 

@@ -22,7 +22,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.rollout import ActorPool, _split
-from benchmarks.alternate import alternate, print_speeds
+from benchmarks.alternate import alternate, headline, print_speeds, ratio
 from ductile.config import RolloutSettings
 from ductile.models.compose import ComposedPolicy
 from ductile.ports import Composition, Member, PolicyRef
@@ -123,7 +123,11 @@ def compare(size: str, folder: Path, rounds: int) -> None:
 
     print(f"\n{size}: {sum(tensor.numel() for tensor in weights) / 1e6:,.0f}M parameters, {gigabytes:.2f} GB, {dtype}")
     sides = {"publish and load": ours, "publish alone": publication, "copies": copies, "memory": memory}
-    print_speeds(alternate(sides, rounds, warm=2), "GB/s")
+    speeds = alternate(sides, rounds, warm=2)
+    print_speeds(speeds, "GB/s")
+    one, both = (ratio(speeds["memory"], speeds[name]) for name in ("publish alone", "publish and load"))
+    headline(f"weights, {size}: publication takes {one} times as long as one copy of memory, with loading {both} times")
+    headline(f"weights, {size}: {ratio(speeds['publish and load'], speeds['copies'])} times as fast as copies")
     policy = PolicyRef(composition, pool.publish(state), 0)
     first, again = [_passed(pool, policy) for _ in range(2)]
     copied = max(ray.get([actor.forward.remote() for actor in copying]))
