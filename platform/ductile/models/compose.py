@@ -148,12 +148,14 @@ class Decoder:
 
 def padded_logits(called: nn.Module, packed: Packed) -> Tensor:
     """Logits that predict the targets, [target, vocabulary], from rows padded on the right."""
-    places = torch.arange(packed.spread.shape[1], device=packed.ids.device)
-    mask = (places < packed.lengths[:, None]).long()
-    logits = called(
-        input_ids=packed.ids[packed.spread], attention_mask=mask, position_ids=position_ids(mask), use_cache=False
-    ).logits
-    return logits.flatten(0, 1)[packed.back[packed.kept]]  # type: ignore[no-any-return]
+    longest = max(spread.shape[1] for spread in packed.spreads)
+    spread = torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in packed.spreads])
+    mask = torch.arange(longest, device=spread.device) < packed.lengths[:, None]
+    ids, real = packed.ids[spread], mask.long()
+    logits = called(input_ids=ids, attention_mask=real, position_ids=position_ids(real), use_cache=False).logits
+    places = torch.empty_like(packed.ids)  # where each token stands; of a prompt that rows share, in one of them
+    places[spread[mask]] = mask.flatten().nonzero().squeeze(-1)
+    return logits.flatten(0, 1)[places[packed.kept]]  # type: ignore[no-any-return]
 
 
 def without_prefixes(composition: Composition) -> Composition:

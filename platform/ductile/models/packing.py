@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -71,12 +72,14 @@ def attention(
     """
     if asked := [name for name in _OTHER if others.get(name) is not None]:
         raise NotImplementedError(f"{type(module).__name__} asks for {asked} in its attention, which is not packed")
-    q, k, v = (_laid_out(tensor, packed.spread) for tensor in (query, key, value))
-    grouped = query.shape[1] != key.shape[1]
-    found = nn.functional.scaled_dot_product_attention(
-        q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
-    )
-    return found.transpose(1, 2).flatten(0, 1).index_select(0, packed.back)[None], None
+    grouped, found = query.shape[1] != key.shape[1], []
+    for spread in packed.spreads:
+        q, k, v = (_laid_out(tensor, spread) for tensor in (query, key, value))
+        of_rows = nn.functional.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+        found.append(of_rows.transpose(1, 2).flatten(0, 1))
+    return torch.cat(found).index_select(0, packed.back)[None], None
 
 
 def _laid_out(tensor: Tensor, spread: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ductile.packed import Packed, Pair, pack
 
 AREA = 2
-"""Most places that the rows of a micro-batch take side by side, in its tokens: attention lays them out so."""
+"""Most tokens of a micro-batch's rows with their own prompts, in its bound: so attention lays them out side by side."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,15 @@ def deal(rows: Sequence[Row], world: int) -> list[list[int]]:
 def cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     """Rows as parts of at most `max_tokens` packed tokens, and `AREA` times as many side by side, or of one row."""
     parts: list[list[Row]] = []
-    tokens = longest = 0
+    packed = apart = 0
     prompts = set[bytes]()
     for row in rows:
-        key, longest = row.prompt.tobytes(), max(longest, row.tokens)
-        tokens += len(row.completion) + (0 if key in prompts else len(row.prompt))
-        if not parts or tokens > max_tokens or longest * (len(parts[-1]) + 1) > AREA * max_tokens:
+        key = row.prompt.tobytes()
+        packed += len(row.completion) + (0 if key in prompts else len(row.prompt))
+        apart += row.tokens
+        if not parts or packed > max_tokens or apart > AREA * max_tokens:
             parts.append([])
-            tokens = longest = row.tokens
+            packed = apart = row.tokens
             prompts.clear()
         parts[-1].append(row)
         prompts.add(key)

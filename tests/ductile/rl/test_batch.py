@@ -36,11 +36,16 @@ def contents(row: Row) -> Contents:
 def read_back(micro: MicroBatch) -> list[Contents]:
     """The rows of a micro-batch, from its tensors alone."""
     packed, rows = micro.packed, []
-    for i, length in enumerate(packed.lengths.tolist()):
+    side_by_side = [line for spread in packed.spreads for line in spread]
+    lines = [line[:length] for line, length in zip(side_by_side, packed.lengths.tolist(), strict=True)]
+    assert all(line.shape[0] <= 1.25 * length for line, length in zip(side_by_side, map(len, lines), strict=True))
+    assert packed.ids[torch.cat(side_by_side)[packed.back]].tolist() == packed.ids.tolist()
+    for i in range(len(lines)):
         own = packed.rows == i
-        inputs = packed.ids[packed.spread[i, :length]].tolist()
-        assert packed.positions[packed.spread[i, :length]].tolist() == list(range(length))
-        assert packed.kept[own].tolist() == packed.spread[i, length - int(own.sum()) : length].tolist()
+        line = next(line for line in lines if line[-1] == packed.kept[own][-1])
+        length, inputs = len(line), packed.ids[line].tolist()
+        assert packed.positions[line].tolist() == list(range(length))
+        assert packed.kept[own].tolist() == line[length - int(own.sum()) :].tolist()
         [advantage], [weight] = (sorted(set(values[own].tolist())) for values in (micro.advantages, micro.weights))
         completion = packed.targets[own].tolist()
         assert inputs[length - int(own.sum()) + 1 :] == completion[:-1]
@@ -71,8 +76,9 @@ def test_every_row_is_in_exactly_one_micro_batch_with_all_it_has(batch: Batch, m
 def test_micro_batch_keeps_its_bounds_unless_it_is_one_row(batch: Batch, max_tokens: int, world: int) -> None:
     for rank in range(world):
         for micro in micro_batches(batch, max_tokens, rank=rank, world=world):
+            packed, side_by_side = len(micro.packed.ids), int(micro.packed.lengths.sum())
             one = len(micro.packed.lengths) == 1
-            assert one or (len(micro.packed.ids) <= max_tokens and micro.packed.spread.numel() <= AREA * max_tokens)
+            assert one or (packed <= max_tokens and side_by_side <= AREA * max_tokens)
 
 
 def test_rows_share_a_micro_batch_up_to_the_bound() -> None:
@@ -145,11 +151,18 @@ def test_rows_of_one_prompt_share_it_by_hand() -> None:
     packed = pack(rows)
     assert packed.ids.tolist() == [5, 6, 7, 5, 9, 4]
     assert packed.positions.tolist() == [0, 1, 2, 0, 2, 3]
-    assert packed.spread.tolist() == [[0, 1, 2, 0], [3, 0, 0, 0], [0, 1, 4, 5]]
-    assert packed.back.tolist() == [0, 1, 2, 4, 10, 11]
+    assert [spread.tolist() for spread in packed.spreads] == [[[3]], [[0, 1, 2]], [[0, 1, 4, 5]]]
+    assert packed.lengths.tolist() == [1, 3, 4]
+    assert packed.back.tolist() == [1, 2, 3, 0, 6, 7]
     assert packed.kept.tolist() == [1, 2, 3, 1, 4, 5]
     assert packed.targets.tolist() == [7, 8, 3, 9, 4, 2]
-    assert packed.rows.tolist() == [0, 0, 1, 2, 2, 2] and packed.lengths.tolist() == [3, 1, 4]
+    assert packed.rows.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("lengths", "widths"), [([9, 10, 11, 12], [10, 12]), ([33, 40, 41, 64], [40, 41, 64])])
+def test_rows_of_about_one_length_are_laid_out_together(lengths: list[int], widths: list[int]) -> None:
+    packed = pack([(np.arange(length, dtype=np.int32), np.array([1], np.int32)) for length in lengths])
+    assert [spread.shape[1] for spread in packed.spreads] == widths
 
 
 def test_rows_of_one_prompt_stay_together_whatever_the_lengths_of_others() -> None:
