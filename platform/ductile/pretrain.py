@@ -29,6 +29,7 @@ from ductile.domains import WorkedDomain, make_domain
 from ductile.engines.shards import Saved, captured, whole_shards, writer
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.packed import Pair
 from ductile.rl.batch import pad_rows
 from ductile.settings import as_plain
 
@@ -48,8 +49,6 @@ TAUGHT = 1
 """Names the random numbers of contexts: rows without one are the same, whatever share of the others has one."""
 
 Log = Callable[[int, dict[str, float]], None]
-Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
-"""Token ids of a prompt and of its completion."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class ComposedPolicy(nn.Module):
         """
 
         def logits(model: PreTrainedModel, called: nn.Module) -> Tensor:
-            return packed_logits(model, called, packed) if packs(model) else padded_logits(called, packed)
+            return completion_logits(model, called, packed)
 
         return self._sum(logits, trained)
 
@@ -144,6 +144,11 @@ class Decoder:
         """Go on with these rows alone. rows: [kept] int64."""
         for cache in self._caches.values():
             cache.reorder_cache(rows)  # type: ignore[arg-type]
+
+
+def completion_logits(model: PreTrainedModel, called: nn.Module, packed: Packed) -> Tensor:
+    """Logits that predict the targets, [target, vocabulary]; called: the model, or what is wrapped around it."""
+    return packed_logits(model, called, packed) if packs(model) else padded_logits(called, packed)
 
 
 def padded_logits(called: nn.Module, packed: Packed) -> Tensor:
