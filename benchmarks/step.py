@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def main(steps: int, seeds: int) -> None:
         turns = [_take_turns(base, steps, seed, Path(folder) / f"seed-{seed}") for seed in range(seeds)]
         ours, theirs = (1 / np.concatenate([turn[side][WARM:] for turn in turns]) for side in ("ductile", "trl"))
         ray = 1 / _with_ray(base, Path(folder), steps)[WARM:]
-        _print_update(turns[0]["learner"], turns[0]["batches"])
+        _print_update(base, turns[0]["learner"], turns[0]["batches"])
     print(f"A step of {GROUPS * SIZE} rollouts of up to {TOKENS} tokens, {THREADS} threads")
     print_speeds({"ductile in process": ours, "trl": theirs}, "steps a second")
     print_speeds({"ductile, Ray and DeepSpeed": ray, "trl": _as_many(theirs, len(ray))}, "steps a second")
@@ -208,11 +209,12 @@ def _with_ray(base: Path, folder: Path, steps: int) -> NDArray[np.float64]:
     return np.array([point.value for point in client.get_metric_history(run.info.run_id, "time/step_s")])
 
 
-def _print_update(learner: PolicyLearner, batches: Sequence[Batch]) -> None:
-    """The update alone, on the batches that it learned from, against the same objective on padded rows."""
-    composition = learner.composition
-    settings = _settings("", 0)
-    policy = ComposedPolicy.load(composition, "float32")
+def _print_update(base: Path, learner: PolicyLearner, batches: Sequence[Batch]) -> None:
+    """The update alone, on the batches that it learned from: also in bf16, and the same objective on padded rows."""
+    settings = _settings(str(base), 0)
+    rounded = replace(settings, learner=replace(settings.learner, precision="bf16"))
+    in_bf16 = make_learner(rounded, make_variant(settings.variant), base, base)
+    policy = ComposedPolicy.load(learner.composition, "float32")
     engine = make_engine(policy.trainable, settings.learner, LR)
     kept = [batch for batch in batches if batch.rows][-4:]
 
@@ -221,13 +223,18 @@ def _print_update(learner: PolicyLearner, batches: Sequence[Batch]) -> None:
             learner.update(batch)
         return float(len(kept))
 
+    def bf16() -> float:
+        for batch in kept:
+            in_bf16.update(batch)
+        return float(len(kept))
+
     def padded() -> float:
         for batch in kept:
             _padded_update(policy, engine, batch)
         return float(len(kept))
 
     print("The update alone")
-    print_speeds(alternate({"packed": packed, "padded": padded}, rounds=5), "updates a second")
+    print_speeds(alternate({"packed": packed, "packed, bf16": bf16, "padded": padded}, rounds=5), "updates a second")
 
 
 def _padded_update(policy: ComposedPolicy, engine: Any, batch: Batch) -> None:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ductile.models.compose import ComposedPolicy, padded_logits
-from ductile.models.packing import packed_logits, packs
+from ductile.models.packing import attention, packed_logits, packs
 from ductile.models.soft_prefix import add_prefix
 from ductile.packed import Packed, pack
 from ductile.ports import Composition, Member
@@ -109,3 +109,12 @@ def test_composed_logits_are_the_sum_over_members_and_only_the_trainable_one_lea
     found.sum().backward()
     assert all(parameter.grad is None for parameter in models[0].parameters())
     assert all(parameter.grad is not None for parameter in models[1].parameters())
+
+
+def test_bf16_attention_on_a_cpu_is_that_in_float32_rounded() -> None:
+    packed = packed_rows(ROWS)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, 2, len(packed.ids), 8, generator=generator).bfloat16() for _ in range(3)]
+    found, _ = attention(torch.nn.Identity(), *tensors, None, packed=packed)
+    exact, _ = attention(torch.nn.Identity(), *(tensor.float() for tensor in tensors), None, packed=packed)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, exact.bfloat16())
