@@ -7,6 +7,9 @@ TORCH_FLAGS ?=
 # More arguments for the demo, as in DEMO_FLAGS="seeds=1".
 DEMO_FLAGS ?=
 
+# Which benchmarks, as in BENCH="overlap growth"; all of them else.
+BENCH ?= $(notdir $(basename $(shell grep -l __main__ benchmarks/*.py)))
+
 # More arguments for the soak, as in CHAOS_FLAGS="--seed 1".
 CHAOS_FLAGS ?=
 
@@ -71,9 +74,14 @@ format: $(STAMP) ## put the code into the project's format
 docs: $(STAMP) ## print docs/metrics.md from the table of metrics
 	$(PY) -m ductile.metrics > docs/metrics.md
 
-bench: $(BENCH_STAMP) ## side-by-side measurements in benchmarks/
-	@for script in $$(grep -l __main__ benchmarks/*.py); do \
-		echo "== $$script"; $(PY) -m benchmarks.$$(basename $$script .py) || exit 1; done
+bench: $(BENCH_STAMP) ## side-by-side measurements in benchmarks/, one after another in 20 minutes, and their results
+	@mkdir -p runs/bench; rm -f runs/bench/*.txt
+	@for name in $(BENCH); do echo "== $$name"; began=$$(date +%s); \
+		{ PYTHONPATH=platform:. $(PY) -u -m benchmarks.$$name || echo "=> $$name: FAILED"; } 2>&1 \
+			| tee runs/bench/$$name.txt; \
+		echo "   ($$name: $$(($$(date +%s) - began)) s)"; done
+	@echo "== all of them, on $$(lscpu | sed -n 's/^Model name: *//p'), $$(nproc) cores"; \
+		grep -h '^=> ' runs/bench/*.txt; ! grep -q '^=> .*: FAILED$$' runs/bench/*.txt
 
 # In an environment of its own: its dependencies are none of ours. --strict: a pin that could not be looked up is an error.
 audit: $(STAMP) ## look the pins up in the advisories of PyPI, which must be reachable; no part of make test

@@ -26,6 +26,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from ductile.config import RolloutSettings
+from ductile.trace import record
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,9 @@ class Transport(Protocol[Actor]):
     def kill(self, actor: Actor) -> None:
         """End the actor's process; it starts again."""
 
+    def freed(self) -> None:
+        """An actor may be given a call: whoever waits for no handle need not wait longer."""
+
     def now(self) -> float:
         """Seconds."""
 
@@ -133,9 +137,14 @@ class _Crew(Generic[Actor]):
         self._probes: dict[Actor, Handle] = {}
         self._again: dict[Actor, tuple[float, float]] = {}  # when to probe, and the pause after that
         self._suspect: dict[Actor, float] = {}  # went on with a call that another answered; since when
+        self._lanes: dict[Actor, int] = {}  # in the order of their first calls' ends
 
     def present(self) -> list[Actor]:
         return [*self.transport.own(), *self.transport.others()]
+
+    def lane(self, actor: Actor) -> str:
+        """What a trace calls it."""
+        return f"rollout actor {self._lanes.setdefault(actor, len(self._lanes))}"
 
     def alive(self) -> bool:
         """Whether any is, of other runs' too."""
@@ -163,6 +172,7 @@ class _Crew(Generic[Actor]):
     def release(self, actor: Actor) -> None:
         """Its call ended."""
         self._busy.pop(actor, None)
+        self.transport.freed()
 
     def forsake(self, actor: Actor, handle: Handle) -> None:
         """Nobody wants its call any more; it is asked again once it is done with it."""
@@ -342,6 +352,7 @@ class _Batch(Generic[Actor]):
             raise ended.error
         self.results[entry.call] = ended.value
         self._seconds.append(self._transport.now() - entry.began)
+        record("call", entry.began, self._transport.now(), self._crew.lane(entry.actor))
         for other in [other for other, each in self._running.items() if each.call == entry.call]:
             self._forget(other)
 
@@ -350,6 +361,7 @@ class _Batch(Generic[Actor]):
 
     def _lost(self, handle: Handle, reason: str) -> None:
         entry = self._running.pop(handle)
+        record("call lost", entry.began, self._transport.now(), self._crew.lane(entry.actor))
         self._crew.doubt(entry.actor)
         # Of an actor that was last seen alive by an earlier batch, who knows how long it has been dead.
         self._losses[entry.call] += entry.proven

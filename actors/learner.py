@@ -7,18 +7,16 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from actors.branch import RayBrancher
-from actors.difficulty import DifficultyActor, DifficultyClient
+from actors.difficulty import DifficultyClient, leave_actor, take_actor
 from actors.placement import Placement
 from actors.rollout import ActorPool, LostCall
 from actors.stop import STOPPED_S, NeverAsked, StopFlag
@@ -27,8 +25,8 @@ from actors.tries import RESTARTS, NoProgress, begin_try, end_tries, first_diver
 from ductile.checkpoint import CheckpointFailed, FolderStore
 from ductile.config import RunSettings
 from ductile.identity import Identity
+from ductile.manifest import WrongCheckpoint
 from ductile.ports import Stopped
-from ductile.state import WrongCheckpoint
 
 log = logging.getLogger("ductile")
 
@@ -99,6 +97,9 @@ def _run_with_train(spec: RunSpec) -> None:
 
     It would count every failure of a run's life; how many there were without progress is counted in the run's folder.
     """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # as in `_work`: most runs need none of it
+    from ray.train.torch import TorchTrainer
+
     learner, options = spec.settings.learner, spec.placement.learner
     gpus = options.get("num_gpus", 1 if _enough_gpus(learner.workers) else 0)
     resources = {"CPU": options["num_cpus"]} if "num_cpus" in options else {}
@@ -140,6 +141,8 @@ def _beside(fit: Callable[[], Any]) -> Any:
 
 def _train_worker(config: dict[str, Any]) -> dict[str, Any] | Exception | None:
     """None, how the run was stopped, or an error that would come again: one that is raised starts the workers again."""
+    import ray.train
+
     context, spec = ray.train.get_context(), config["spec"]
     rank, world = context.get_world_rank(), context.get_world_size()
     tries = OnRankZero(_Tries(spec), rank, _broadcast if world > 1 else _itself)
@@ -191,14 +194,14 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
     from ductile.loop import Ports, run
     from ductile.reestimation import Reestimation
     from ductile.rollouts import Rollouts
+    from ductile.trace import tracing
     from ductile.variants import make_variant
 
     settings = spec.settings
     torch.set_num_threads(settings.learner.threads)
     variant = make_variant(settings.variant)
     judge = LocalJudge()
-    where = spec.placement.difficulty
-    actor = DifficultyActor.options(**where).remote(settings.difficulty) if rank == 0 else None
+    actor = take_actor(settings.difficulty, spec.placement.difficulty) if rank == 0 else None
     share = _broadcast if world > 1 else _itself
 
     def port(target: Any) -> Any:
@@ -241,10 +244,14 @@ def _work(spec: RunSpec, rank: int, world: int) -> None:
         stop=stop,
     )
     try:
-        run(settings, variant, ports, spec.identity)
-    finally:
+        with tracing(spec.folder / "trace.json") if rank == 0 and settings.trace.steps else nullcontext():
+            run(settings, variant, ports, spec.identity)
+    except BaseException:
         if actor is not None:
             ray.kill(actor)
+        raise
+    if actor is not None:
+        leave_actor(actor)
 
 
 class OnRankZero:

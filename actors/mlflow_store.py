@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # MLflow's own defaults (7 retries of 120 s, and as long as a server's Retry-After says) hang for minutes on a server
@@ -39,10 +39,12 @@ from mlflow.utils.validation import (
 
 from actors.delivery import Point, Refused
 from ductile.metrics import segment
-from ductile.report.records import RunRecord, phase_bands
 from ductile.secrets import redacted, without_login
 from ductile.settings import one_of
 from ductile.versions import versions
+
+if TYPE_CHECKING:  # a tracker makes no report, and figures take long to import
+    from ductile.report.records import RunRecord
 
 __all__ = ["MlflowException", "MlflowStore", "NoSuchRun", "flatten", "read_sqlite_history"]
 
@@ -339,6 +341,8 @@ class MlflowStore:
         held[step] = self._interned.setdefault(names, names)
 
     def _record(self, run: Run) -> RunRecord:
+        from ductile.report.records import RunRecord, phase_bands
+
         tags, run_id = run.data.tags, run.info.run_id
         seed = tags.get("ductile.seed", "")
         return RunRecord(

@@ -17,7 +17,8 @@ def build_model(settings: ModelSettings, which: str, cache: str, tracker: Any) -
     """The folder of the base or of the proxy's small base: as set, from the cache, or trained now and logged."""
     import torch
 
-    from ductile.pretrain import ensure_model, settings_key
+    from ductile.models.cached import settings_key
+    from ductile.pretrain import ensure_model
 
     torch.set_num_threads(1)  # so that the model does not depend on the machine's number of cores
     run: RunTracker | None = None

@@ -37,6 +37,7 @@ class RayTransport:
         self._slot = slot % max(1, len(actors) // each)
         self._roster, self._news = roster, None
         self._lock = threading.Lock()
+        self._freed = threading.Event()
         self._seat(((), ()))
         if roster is not None:
             self._news = roster.newer.remote(0)
@@ -62,7 +63,8 @@ class RayTransport:
         news = self._news
         watched = [*handles, *([news] if news is not None else [])]
         if not watched:
-            time.sleep(timeout_s)
+            self._freed.wait(timeout_s)
+            self._freed.clear()
             return []
         ready, _ = ray.wait(watched, timeout=timeout_s)
         if ready:  # and whatever else has ended
@@ -79,6 +81,10 @@ class RayTransport:
     def kill(self, actor: ActorHandle) -> None:
         """See `Transport.kill`."""
         ray.kill(actor, no_restart=False)
+
+    def freed(self) -> None:
+        """See `Transport.freed`."""
+        self._freed.set()
 
     def now(self) -> float:
         """See `Transport.now`."""

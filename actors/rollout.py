@@ -21,7 +21,8 @@ from actors.roster import keep_roster
 from ductile.config import RolloutSettings
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
-from ductile.sampling.worker import Published, RolloutWorker, new_token
+from ductile.sampling.arrays import as_arrays, as_tensors
+from ductile.sampling.published import Published, new_token
 
 __all__ = ["ActorPool", "LostCall", "RolloutActor"]
 
@@ -33,6 +34,8 @@ class RolloutActor:
     """A rollout worker behind Ray. Policies come without weights; the weights come as arguments, which Ray fetches."""
 
     def __init__(self, dtype: str, threads: int) -> None:
+        from ductile.sampling.worker import RolloutWorker  # here alone: its models take seconds to import
+
         self._worker = RolloutWorker(dtype, threads)
 
     def generate(self, policy: PolicyRef, state: Any, problems: list[Problem], sampling: Sampling) -> list[Group]:
@@ -108,8 +111,8 @@ class ActorPool:
         return {"rollout/actors": float(self._dispatcher.alive()), **since}
 
     def publish(self, weights: Mapping[str, Any]) -> Published:
-        """Put the weights into the object store, once; every actor reads the same copy."""
-        return Published(new_token(), ray.put(dict(weights)))
+        """Copy the weights into the object store, once; every actor of a node reads them where they lie there."""
+        return Published(new_token(), ray.put(as_arrays(weights)))
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """Spread the problems over the actors; completions do not depend on how."""
@@ -189,7 +192,10 @@ def _split(policy: PolicyRef) -> tuple[PolicyRef, Any]:
 
 
 def _with_state(policy: PolicyRef, state: Any) -> PolicyRef:
-    return policy if policy.weights is None else replace(policy, weights=Published(policy.weights.token, state))
+    """The policy with its weights, which Ray fetched: on the object store's memory, for as long as they are used."""
+    if policy.weights is None:
+        return policy
+    return replace(policy, weights=Published(policy.weights.token, as_tensors(state)))
 
 
 def _parts(items: list[T], count: int) -> list[list[T]]:

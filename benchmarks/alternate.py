@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 
+HEADLINE = "=> "
+"""Begins the lines that `make bench` gathers at its end."""
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -25,19 +28,28 @@ class Ratio:
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], rounds: int, warm: int = 1) -> dict[str, NDArray[np.float64]]:
-    """Speed of each side in each round: what a call returns (its amount of work), over the seconds that it took.
+    """Speed of each side in each round: what a call returns (its amount of work), over the seconds that it took."""
+
+    def speed(side: Callable[[], float]) -> float:
+        started = time.perf_counter()
+        return side() / (time.perf_counter() - started)
+
+    return in_turn({name: lambda side=side: speed(side) for name, side in sides.items()}, rounds, warm)  # type: ignore[misc]
+
+
+def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int, warm: int = 1) -> dict[str, NDArray[np.float64]]:
+    """What each side returns in each round.
 
     The sides take turns, in an order that is turned round each time, so that what slows the machine down slows all of
-    them. warm: rounds before, which are not measured.
+    them. warm: rounds before, which are not kept.
     """
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    values: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(-warm, rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
-            started = time.perf_counter()
-            work = sides[name]()
+            value = sides[name]()
             if number >= 0:
-                speeds[name].append(work / (time.perf_counter() - started))
-    return {name: np.array(values) for name, values in speeds.items()}
+                values[name].append(value)
+    return {name: np.array(found) for name, found in values.items()}
 
 
 def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> Ratio:
@@ -57,3 +69,8 @@ def print_speeds(speeds: Mapping[str, NDArray[np.float64]], unit: str) -> None:
         print(f"{name:{width}}  {np.median(values):>12,.4g} {unit}   ({span})")
     for name in others:
         print(f"{first} is {ratio(speeds[first], speeds[name])} times as fast as {name}")
+
+
+def headline(text: str) -> None:
+    """A benchmark's result in one line, which `make bench` prints again at its end."""
+    print(f"{HEADLINE}{text}", flush=True)

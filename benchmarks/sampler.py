@@ -1,75 +1,118 @@
-"""Tokens a second of Ductile's sampler against transformers' `generate`, on the same model, prompts and lengths.
+"""Tokens a second of Ductile's sampler against transformers' `generate` and its continuous batching.
 
-    python -m benchmarks.sampler [rounds]
+    python -m benchmarks.sampler [rounds] [--threads 2]
 
-Both sides run in turn in one process on one thread, and the ratio is that of their medians. `generate` returns no
-log-probabilities unless asked for scores, which RL needs; it is asked, and they are gathered.
+All sides run in turn in one process, on the same weights, prompts and number of threads: 8 completions of each prompt,
+of at most 64 tokens. The end token has a bias with which an untrained model stops as a trained one does: lengths are
+about geometric, of 25 tokens before the limit cuts them. Tokens are counted to the end token. `generate` returns no
+log-probabilities unless it is asked for scores, which RL needs and the other sides do without; no side but ours and
+continuous batching lets a finished row go.
 """
 
 from __future__ import annotations
 
-import statistics
-import sys
-import tempfile
-import time
+import argparse
+import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
+from transformers.utils import logging
 
+from benchmarks.alternate import alternate, print_speeds
 from ductile.config import ArchitectureSettings
 from ductile.domains import make_domain
-from ductile.models.load import encode_prompt, load_model, load_tokenizer
+from ductile.models.compose import ComposedPolicy
+from ductile.models.load import encode_problem
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
-from ductile.ports import Composition, Member, PolicyRef, Sampling
-from ductile.sampling.worker import LocalPool
+from ductile.ports import Composition, Member, Sampling
+from ductile.sampling.sampler import sample
 
-GROUPS, GROUP_SIZE, TOKENS = 16, 8, 64
+GROUP_SIZE, TOKENS, LENGTH = 8, 64, 25
+BASE, LARGER = ArchitectureSettings(), ArchitectureSettings(layers=12, width=576, heads=9, mlp=1536)
+GENERATE = "generate, dynamic cache"
+SLOW = "continuous batching"
 
 
-def main(rounds: int) -> None:
-    """Print tokens a second of both, and the ratio."""
-    torch.set_num_threads(1)
-    folder = tempfile.mkdtemp()
+def main() -> None:
+    """Print tokens a second of all sides, and the ratios, for the default base and for 50M parameters."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rounds", type=int, nargs="?", default=7, help="of the default base; 3 of what is slow")
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    logging.set_verbosity_error()
+    sides = all_sides(named("default base", BASE, 32, chosen.threads), 32)
+    slow = {"ductile": sides["ductile"], SLOW: sides.pop(SLOW)}
+    print_speeds(alternate(sides, chosen.rounds), "tokens/s")
+    print_speeds(alternate(slow, 3, warm=0), "tokens/s")
+    sides = all_sides(named("larger", LARGER, 8, chosen.threads), 8)
+    print_speeds(alternate({name: sides[name] for name in ("ductile", GENERATE)}, 3), "tokens/s")
+
+
+def named(name: str, architecture: ArchitectureSettings, groups: int, threads: int) -> LlamaForCausalLM:
+    """A model to sample from; says what is measured."""
+    model = stopping(build_llama(architecture, character_tokenizer(), seed=0).eval())
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"\n{name}: {count:,} parameters, {groups} x {GROUP_SIZE} rows, {threads} threads")
+    return model
+
+
+def stopping(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The model with an end token that it draws about once in `LENGTH` tokens, whatever went before."""
+    end = model.config.eos_token_id
+    with torch.no_grad():
+        model.lm_head.weight[end] = 0.0
+        texts = torch.randint(model.config.vocab_size, (16, TOKENS), generator=torch.Generator().manual_seed(0))
+        others = model(texts).logits.index_fill(-1, torch.tensor(end), -torch.inf).logsumexp(dim=-1).mean()
+        model.lm_head.bias = nn.Parameter(torch.zeros(model.config.vocab_size))
+        model.lm_head.bias[end] = others - math.log(LENGTH - 1)
+    return model
+
+
+def all_sides(model: LlamaForCausalLM, groups: int) -> dict[str, Callable[[], float]]:
+    """Each draws the completions of all prompts and returns how many tokens they have."""
     tokenizer = character_tokenizer()
-    build_llama(ArchitectureSettings(), tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    problems = make_domain({"name": "chain_sum"}, "domain").problems(12, "train", GROUPS, 0)
-    pool = LocalPool("float32")
-    policy = PolicyRef(Composition((Member("policy", folder, 1.0),), "policy"), None, 0)
+    problems = make_domain({"name": "chain_sum"}, "domain").problems(12, "train", groups, 0)
+    policy = ComposedPolicy(Composition((Member("policy", "", 1.0),), "policy"), [model])
+    prompts = [encode_problem(tokenizer, problem) for problem in problems for _ in range(GROUP_SIZE)]
+    assert len({len(prompt) for prompt in prompts}) == 1  # so that `generate` needs no padding either
+    ids = torch.tensor(prompts)
+    common = {"do_sample": True, "top_k": 0, "max_new_tokens": TOKENS}
+    common |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
 
     def ours() -> int:
-        groups = pool.generate(policy, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS))
+        groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0)
         return sum(len(completion.tokens) for group in groups for completion in group.completions)
 
-    model, loaded = load_model(folder, "float32"), load_tokenizer(folder)
-    ids = torch.tensor([encode_prompt(loaded, problem.prompt) for problem in problems for _ in range(GROUP_SIZE)])
-
     @torch.inference_mode()
-    def theirs() -> int:
-        torch.manual_seed(0)
-        made = model.generate(
-            ids, do_sample=True, max_new_tokens=TOKENS, output_scores=True, return_dict_in_generate=True, top_k=0
-        )
-        model.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
-        new = made.sequences[:, ids.shape[1] :]
-        ends = (new == loaded.eos_token_id).float()
-        return int(torch.where(ends.any(1), ends.argmax(1) + 1, new.shape[1]).sum())
+    def generate(**options: object) -> int:
+        made = model.generate(ids, **common, **options)
+        if not isinstance(made, torch.Tensor):
+            model.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
+            made = made.sequences
+        ends = made[:, ids.shape[1] :] == tokenizer.eos_token_id
+        return int(torch.where(ends.any(1), ends.int().argmax(1) + 1, ends.shape[1]).sum())
 
-    speeds: dict[str, list[float]] = {"ductile": [], "transformers": []}
-    sides: dict[str, Callable[[], int]] = {"ductile": ours, "transformers": theirs}
-    for warm in [True] + [False] * rounds:
-        for name, side in sides.items():
-            started = time.perf_counter()
-            tokens = side()
-            if not warm:
-                speeds[name].append(tokens / (time.perf_counter() - started))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, values in speeds.items():
-        span = f"from {min(values):,.0f} to {max(values):,.0f}, {rounds} rounds"
-        print(f"{name:13}{medians[name]:9,.0f} tokens/s   ({span})")
-    print(f"ratio        {medians['ductile'] / medians['transformers']:9.2f}")
+    def continuous() -> int:
+        made = model.generate_batch(
+            prompts,
+            generation_config=GenerationConfig(**common),
+            continuous_batching_config=ContinuousBatchingConfig(max_batch_tokens=len(prompts)),
+            progress_bar=False,
+        )
+        return sum(len(output.generated_tokens) for output in made.values())
+
+    return {
+        "ductile": ours,
+        GENERATE: generate,
+        "generate, dynamic cache, scores": lambda: generate(output_scores=True, return_dict_in_generate=True),
+        "generate, static cache": lambda: generate(cache_implementation="static", disable_compile=True),
+        SLOW: continuous,
+    }
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    main()

@@ -1,6 +1,8 @@
 """The controller alone, at the size of a large cluster: time a step and memory must not grow as a run goes on.
 
-    python -m benchmarks.scale [--problems 10000000] [--steps 10000] [--actors 200]
+    python -m benchmarks.scale [--problems 1000000] [--steps 500] [--actors 200]
+
+What a large cluster would ask is `--problems 10000000 --steps 10000`, which takes ten minutes.
 
 Real: the loop and its steps, the course, the difficulty table, the dispatch of rollout calls, checkpoints. Stubbed: the
 model and the learner do nothing, verdicts are drawn from a hash, MLflow is a counter. Rollout actors live in virtual
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 import time
 from array import array
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from actors.dispatch import Dispatcher
+from benchmarks.alternate import headline
 from benchmarks.simulated import Simulated
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
@@ -53,20 +57,20 @@ LOGPS = tuple(np.full(length, -1.0, np.float32) for length in range(1, TOKENS + 
 class Numbered(Mapping[str, Problem]):
     """Problems by number, made when they are asked for."""
 
-    def __init__(self, count: int, levels: Sequence[int]) -> None:
-        self._count, self._levels = count, levels
+    def __init__(self, count: int, levels: Sequence[int], domain: str = "stub") -> None:
+        self._count, self._levels, self._domain = count, levels, domain
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        return map("stub/train/{:09d}".format, range(self._count))
+        return map(f"{self._domain}/train/{{:09d}}".format, range(self._count))
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and int(id[-9:]) < self._count
+        return isinstance(id, str) and id.startswith(f"{self._domain}/") and int(id[-9:]) < self._count
 
     def __getitem__(self, id: str) -> Problem:
-        return Problem(id, "stub", self._levels[int(id[-9:]) % len(self._levels)], "?", "!")
+        return Problem(id, self._domain, self._levels[int(id[-9:]) % len(self._levels)], "?", "!")
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,10 @@ class StubDomain:
     levels: tuple[int, ...] = (1, 2, 3)
 
     def pool(self, levels: Sequence[int], count: int, seed: int) -> Mapping[str, Problem]:
-        return Numbered(count, levels)
+        return Numbered(count, levels, self.key)
 
     def problems(self, level: int, split: Split, count: int, seed: int) -> list[Problem]:
-        return [Numbered(count, [level])[f"stub/{split}/{number:09d}"] for number in range(count)]
+        return [Numbered(count, [level], self.key)[f"{self.key}/{split}/{number:09d}"] for number in range(count)]
 
     def judge(self, problem: Problem, text: str) -> Verdict:
         return Verdict(1.0 if text == "right" else 0.0, "direct")
@@ -196,10 +200,13 @@ class Watch:
         return {}
 
 
-def measure(problems: int, steps: int, actors: int, folder: Path) -> dict[str, float]:
-    """Run it; milliseconds of the CPU a step, MB of memory, seconds by the clock."""
+def measure(problems: int, steps: int, actors: int, folder: Path, groups: int | None = None) -> dict[str, float]:
+    """Run it; milliseconds of the CPU a step, MB of memory, seconds by the clock.
+
+    groups: problems a step; as many as there are actors where it is None.
+    """
     phase = {"domain": {"name": "chain_sum"}, "levels": [1, 2, 3], "steps": steps, "pool": problems}
-    rollout = {"groups": actors, "group_size": SAMPLES, "max_tokens": TOKENS, "actors": actors}
+    rollout = {"groups": groups or actors, "group_size": SAMPLES, "max_tokens": TOKENS, "actors": actors}
     values = {
         "phase": {"only": phase},
         "rollout": rollout,
@@ -259,13 +266,19 @@ def resident() -> float:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--problems", type=int, default=10_000_000)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--problems", type=int, default=1_000_000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--actors", type=int, default=200)
     arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # of every actor that dies
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(arguments.problems, arguments.steps, arguments.actors, Path(folder))
     print(json.dumps({name: round(value, 2) for name, value in measured.items()}, indent=1))
+    grown = measured["last_ms"] / measured["first_ms"]
+    headline(
+        f"scale: {measured['median_ms']:.1f} ms of the CPU a step with {arguments.problems:,} problems and "
+        f"{arguments.actors} actors; its last third takes {grown:.2f} times its first"
+    )
 
 
 def _answers(problem: Problem, version: int, samples: int) -> Group:

@@ -117,6 +117,9 @@ class Simulated:
         self.killed.append(actor)
         self.die(actor)
 
+    def freed(self) -> None:
+        pass
+
     def now(self) -> float:
         return self.clock
 

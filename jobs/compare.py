@@ -24,7 +24,6 @@ from jobs.configure import compare_settings, parse
 from jobs.display import expect
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
 from jobs.grid import run_grid
-from jobs.reporting import report_at_end
 from jobs.resume import CELLS, asked_to_resume, kept_comparison
 from jobs.usage import main_arguments
 
@@ -48,6 +47,8 @@ def job() -> int:
         tracker.artifact.remote(parent, CELLS, json.dumps([as_plain(each) for each in settings]))
         failed = run_grid([replace(cell, parent=parent) for cell in cells], shared, runs, folder, begun.stopping.asked)
         ray.get(tracker.finish.remote(parent, "FAILED" if failed else "FINISHED"))
+    from jobs.reporting import report_at_end  # what it imports would delay the runs
+
     report_at_end(first.tracking, Path(first.output), parent, folder / "report")
     for name, reason in failed.items():
         log.error("failed: %s: %s", name, reason)

@@ -29,7 +29,8 @@ from actors.tracker import TrackingError, tracking_uri
 from actors.tries import NoProgress
 from ductile.checkpoint import CheckpointFailed
 from ductile.config import RunSettings
-from ductile.loop import WrongCheckpoint
+from ductile.manifest import WrongCheckpoint
+from ductile.models.cached import model_folder
 from ductile.models.trust import VARIABLE
 from ductile.ports import Stopped
 from ductile.secrets import RedactingFormatter, redacted
@@ -37,7 +38,7 @@ from ductile.settings import SettingsError, as_plain, build
 from ductile.variants import make_variant
 from jobs.display import watch
 from jobs.stopping import Stopping, Terminated, stoppable
-from jobs.tracked import close_tracker, start_tracker
+from jobs.tracked import await_tracker, close_tracker, start_tracker
 
 log = logging.getLogger("ductile")
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +134,9 @@ def start(settings: RunSettings) -> Iterator[Job]:
                     rows = ray.get(tracker.live.remote())
                     print(redacted(how_to_go_on(settings, rows, uri)), file=sys.stderr, flush=True)
                     raise JobStopped(stopping.number or signal.SIGINT) from error
+        except TrackingError:
+            patience_s = 0.0  # MLflow was waited for
+            raise
         finally:
             close_tracker(tracker, Path(settings.output), patience_s)
             if settings.rollout.actors_max:
@@ -160,22 +164,33 @@ def how_to_go_on(settings: RunSettings, rows: Sequence[Mapping[str, Any]], uri: 
 
 
 def share(settings: RunSettings, job: Job, needs_expert: bool, runs: int) -> Shared:
-    """Find a place for every role, build the base models that are missing, and start the rollout actors.
+    """Find a place for every role, start the rollout actors, wait for MLflow, and build base models that are missing.
 
-    runs: how many go on at a time. Raises `PlacementError`, and `Stopped` when asked to while models are built: they
-    go on from checkpoints of their own.
+    Nothing is done before MLflow answers, but processes start meanwhile. runs: how many go on at a time. Raises
+    `PlacementError`, `TrackingError`, and `Stopped` when asked to while models are built: they go on from checkpoints
+    of their own.
     """
     placement = place(settings, runs, job.stopping.asked) if runs else Placement()
-    names = ["base", "expert"] if needs_expert else ["base"]
-    building = [build_model.remote(settings.model, name, settings.cache, job.tracker) for name in names]
+    gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
+    pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus, placement.rollout)
+    await_tracker(job.tracker, settings, job.stopping.asked)
+    folders = _models(settings, job, ["base", "expert"] if needs_expert else ["base"])
+    return Shared(job.tracker, folders[0], folders[-1], pool, placement, job.stopping.flag, uuid.uuid4().hex)
+
+
+def _models(settings: RunSettings, job: Job, names: Sequence[str]) -> list[Path]:
+    """The folders of the base models; a process is started for each that is not there."""
+    folders = [model_folder(settings.model, name, Path(settings.cache)) for name in names]
+    building = [
+        build_model.remote(settings.model, name, settings.cache, job.tracker)
+        for name, folder in zip(names, folders, strict=True)
+        if not folder.exists()
+    ]
     while len(ray.wait(building, num_returns=len(building), timeout=0.2)[0]) < len(building):
         if job.stopping.asked():
             raise Stopped(0, early=False)
-    built = ray.get(building)
-    gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 2 * runs * settings.rollout.actors else 0.0
-    pool = ActorPool.start(runs, settings.model.dtype, settings.rollout, gpus, placement.rollout)
-    flag = job.stopping.flag
-    return Shared(job.tracker, Path(built[0]), Path(built[-1]), pool, placement, flag, uuid.uuid4().hex)
+    ray.get(building)
+    return folders
 
 
 def needs_expert(settings: RunSettings) -> bool:
@@ -217,11 +232,13 @@ def connect(settings: RunSettings) -> None:
         "DS_ACCELERATOR": "cpu" if not _gpus() else "cuda",
     }
     address = settings.cluster.address or os.environ.get("RAY_ADDRESS")
-    common: dict[str, Any] = {"runtime_env": {"env_vars": environment}, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address:
-        ray.init(address=address, log_to_driver=False, **common)
+        variables = {"runtime_env": {"env_vars": environment}}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **variables)
         return
+    # Processes of a Ray of this job's own inherit them: as a runtime_env, each would start a second time to have them.
+    os.environ |= environment
     # Node and drivers of a Ray of this job's own are this machine: with this, its servers listen on 127.0.0.1 alone.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -231,7 +248,7 @@ def connect(settings: RunSettings) -> None:
         num_cpus=settings.cluster.cpus or os.cpu_count(),
         include_dashboard=False,
         log_to_driver=False,
-        **common,
+        logging_level=logging.ERROR,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from actors.mlflow_store import MlflowStore, NoSuchRun
 from actors.tracker import TrackingError, tracking_uri
 from ductile.checks import check
 from ductile.checks.written import address_mistakes
@@ -74,6 +73,8 @@ CELLS = "cells.json"
 
 def _find(request: Request, kind: str) -> tuple[str, Mapping[str, str], dict[str, Any], str | None]:
     """Id, tags, settings and `CELLS` of the run. Raises `SettingsError`, and `TrackingError` without an answer."""
+    from actors.mlflow_store import MlflowStore, NoSuchRun  # MLflow takes seconds to import, and most jobs begin anew
+
     nested = request.nested()
     tracking = build(TrackingSettings, nested.get("tracking", {}))
     output = Path(nested.get("output", RunSettings().output))

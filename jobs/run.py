@@ -17,7 +17,6 @@ from ductile.paths import inside
 from jobs.cell import Cell, execute, identity_of
 from jobs.configure import parse, run_settings
 from jobs.driver import Shared, absolute, main, needs_expert, share, start
-from jobs.reporting import report_at_end
 from jobs.resume import asked_to_resume, kept_run
 from jobs.usage import main_arguments
 
@@ -35,6 +34,8 @@ def job() -> int:
         if kept:
             cell = replace(cell, folder=kept.folder, key=kept.key, parent=kept.parent, label=kept.name)
         run_id = run_cell(cell, shared)
+    from jobs.reporting import report_at_end  # what it imports would delay the run
+
     report_at_end(settings.tracking, Path(settings.output), run_id, cell.folder / "report")
     return 0
 

@@ -15,20 +15,21 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.tracker import TrackerActor, TrackingError, tracking_uri
 from actors.tracking import FOLDER
 from ductile.config import RunSettings, TrackingSettings
+from ductile.ports import Stopped
 from ductile.secrets import redacted
 from jobs.display import duration
 
 log = logging.getLogger("ductile")
+
+LISTEN_S = 0.5
+"""How often a job that waits for MLflow asks whether it should stop."""
 
 SQLITE_PATIENCE_S = 30.0
 """A database file that cannot be opened is no server that may come back; another job may have locked it."""
 
 
 def start_tracker(settings: RunSettings, here: Any) -> Any:
-    """The tracker actor, once MLflow answered it. here: Ray's scheduling strategy of this node, where the journal is.
-
-    Raises `TrackingError` when MLflow does not answer for `tracking.patience_s`.
-    """
+    """The tracker actor, which begins to reach MLflow. here: Ray's strategy of this node, where the journal is."""
     output = Path(settings.output)
     uri = tracking_uri(settings.tracking, output)
     arguments = (
@@ -38,23 +39,32 @@ def start_tracker(settings: RunSettings, here: Any) -> Any:
         uuid.uuid4().hex,
         settings.tracking.patience_s,
     )
-    tracker = TrackerActor.options(scheduling_strategy=here).remote(*arguments)
+    return TrackerActor.options(scheduling_strategy=here).remote(*arguments)
+
+
+def await_tracker(tracker: Any, settings: RunSettings, stopping: Callable[[], bool]) -> None:
+    """Wait until MLflow answers the tracker; see `await_mlflow`."""
 
     def reach() -> str | None:
+        asked = tracker.reach.remote()
+        while not ray.wait([asked], timeout=LISTEN_S)[0]:
+            _leave(stopping)
         try:
-            error: str | None = ray.get(tracker.reach.remote())
+            error: str | None = ray.get(asked)
         except RayTaskError as error:  # without Ray's traceback
             raise error.cause from None
         return error
 
-    await_mlflow(reach, uri, settings.tracking)
-    return tracker
+    await_mlflow(reach, tracking_uri(settings.tracking, Path(settings.output)), settings.tracking, stopping)
 
 
-def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSettings) -> None:
+def await_mlflow(
+    reach: Callable[[], str | None], uri: str, tracking: TrackingSettings, stopping: Callable[[], bool] = bool
+) -> None:
     """Wait until MLflow answers, and say so. reach: None when it does, else the error.
 
-    Raises `TrackingError` when it does not within `tracking.patience_s`.
+    stopping: whether the job was asked to stop, by default never. Raises `Stopped` when it was, and `TrackingError`
+    when MLflow does not answer within `tracking.patience_s`.
     """
     patience_s = min(tracking.patience_s, SQLITE_PATIENCE_S) if uri.startswith("sqlite:") else tracking.patience_s
     address, began, pause_s = redacted(uri), time.monotonic(), 1.0
@@ -71,10 +81,18 @@ def await_mlflow(reach: Callable[[], str | None], uri: str, tracking: TrackingSe
                 "MLflow at %s does not answer (%s); trying again for up to %s", address, error, duration(patience_s)
             )
             told = True
-        time.sleep(pause_s)
+        again = time.monotonic() + pause_s
+        while (left_s := again - time.monotonic()) > 0:
+            _leave(stopping)
+            time.sleep(min(left_s, LISTEN_S))
         pause_s = min(2 * pause_s, 10.0)
     if told:
         log.warning("MLflow at %s answers, after %s", address, duration(time.monotonic() - began))
+
+
+def _leave(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise Stopped(0, early=False)
 
 
 def close_tracker(tracker: Any, output: Path, patience_s: float) -> None:

@@ -9,7 +9,6 @@ says `rl.losses.importance`.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from ductile.plan import Phase
 from ductile.ports import PolicyRef, RunPool
 from ductile.problem import Group, JudgedGroup
 from ductile.rollouts import Rollouts, in_order
+from ductile.trace import span
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,27 @@ class Ahead:
 
         The course then speaks of this step. series: the phase's stream; a step's own is `series/step`.
         """
-        started = time.monotonic()
         first = self._steps[-1].step + 1 if self._steps else step
         for number in range(first, min(step + self._staleness, phase.steps - 1) + 1):
-            problems = course.ask(phase, number, seed)
-            samples = course.allocate(problems, number)
-            parts = [
-                (part.places, self._pool.begin(policy, part.asked, part.sampling))
-                for part in rollouts.parts(problems, f"{series}/{number}", samples)
-            ]
+            with span("ask", ahead=number - step):
+                problems = course.ask(phase, number, seed)
+                samples = course.allocate(problems, number)
+            with span("generation begun", ahead=number - step) as beginning:
+                parts = [
+                    (part.places, self._pool.begin(policy, part.asked, part.sampling))
+                    for part in rollouts.parts(problems, f"{series}/{number}", samples)
+                ]
+            rollouts.seconds += beginning.seconds
             self._steps.append(_Begun(number, course.asked, tuple(parts)))
-        begun = time.monotonic()
-        done = self._done(self._steps.popleft())
+        with span("generation") as waiting:
+            done = self._done(self._steps.popleft())
         if done.step != step:
             raise RuntimeError(f"step {step} is to be learned from, but step {done.step} was begun first")
-        ended = time.monotonic()
-        rollouts.seconds += ended - started
+        rollouts.seconds += waiting.seconds
         course.recall(done.asked)
         behind = [policy.version - each.policy_version for group in done.groups for each in group.completions]
-        metrics = {"rollout/staleness": float(np.mean(behind)), "rollout/waited_s": ended - begun}
-        return rollouts.judge.judge(done.groups), metrics
+        metrics = {"rollout/staleness": float(np.mean(behind)), "rollout/waited_s": waiting.seconds}
+        return rollouts.judged(done.groups), metrics
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """All of it, as arrays that `restore` takes; waits for what goes on, which then is here."""

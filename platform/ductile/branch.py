@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from ductile.config import BranchSettings, RunSettings
 from ductile.contexts import make_contexts
@@ -41,6 +40,9 @@ from ductile.rl.batch import Batch, Row
 from ductile.step import StepPorts, publish, train_step
 from ductile.switch import switch, switch_stream
 from ductile.variants.base import Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STREAM = "probe/branch"
 """Stream of the evaluations. It names neither boundary, step nor repetition: that is what pairs them."""

@@ -30,6 +30,7 @@ from ductile.manifest import (
     verify,
 )
 from ductile.paths import inside
+from ductile.trace import span
 
 if TYPE_CHECKING:
     from ductile.remote import Remote
@@ -277,7 +278,8 @@ class FolderStore:
 
     def _work(self, job: _Job) -> None:
         try:
-            self._try(lambda: self._write(job))
+            with span("checkpoint written"):
+                self._try(lambda: self._write(job))
         except BaseException as error:
             self._error = error
 

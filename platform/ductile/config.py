@@ -788,6 +788,15 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class TraceSettings:
+    """What is written to `trace.json` in the run's folder, for ui.perfetto.dev or chrome://tracing."""
+
+    steps: int = setting(
+        0, "first RL steps of each phase whose spans are traced, and what lies between phases; 0: no trace", low=0
+    )
+
+
+@dataclass(frozen=True)
 class RoleSettings:
     """What an actor of a role takes, and which nodes it may be on."""
 
@@ -860,6 +869,7 @@ class RunSettings:
     output: str = setting("runs", "folder of checkpoints, reports and the MLflow database")
     cache: str = setting("cache", "folder of base models built from scratch and of measurements of the base")
     tracking: TrackingSettings = setting(TrackingSettings, "where MLflow keeps the runs")
+    trace: TraceSettings = setting(TraceSettings, "a trace of where a step's time goes")
     cluster: ClusterSettings = setting(ClusterSettings, "the Ray that runs it")
 
 

@@ -15,7 +15,7 @@ from ductile.config import RunSettings
 from ductile.probes import PROBES
 from ductile.settings import as_plain
 
-ELSEWHERE = ("name", "output", "cache", "tracking", "cluster", "checkpoint")
+ELSEWHERE = ("name", "output", "cache", "tracking", "trace", "cluster", "checkpoint")
 """Settings that say where and how often results are kept, not what they are."""
 
 MACHINERY = {

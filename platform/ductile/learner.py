@@ -29,6 +29,7 @@ from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch, micro_batches
 from ductile.rl.objective import IMPORTANCE_CAP, Objective, micro_loss, with_proximal
 from ductile.rl.supervised import Supervised, likelihood_loss
+from ductile.trace import spans
 from ductile.trainable import make_trainable
 from ductile.variants.base import Dialled, Variant, scheduled_alpha
 
@@ -437,8 +438,10 @@ class PolicyLearner:
         micros = micro_batches(batch, learner.micro_tokens, self._policy.device, rank, world)
         kept = micro_batches(share, learner.micro_tokens, self._policy.device, rank, world)
         passes = []
-        for _ in range(learner.epochs):
-            done = [self._backward(micro, last=micro is micros[-1] and not kept) for micro in micros]
+        for _ in spans("pass", range(learner.epochs)):
+            done = [
+                self._backward(micro, last=micro is micros[-1] and not kept) for micro in spans("micro-batch", micros)
+            ]
             micros, sums = [micro for micro, _ in done], [part for _, part in done]
             remembered = [self._backward_memory(micro, last=micro is kept[-1]) for micro in kept]
             norm = self._engine.step()

@@ -7,6 +7,7 @@ debugger, and `actors/` runs the same function inside Ray Train workers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ductile.branch import Branches
@@ -22,6 +23,7 @@ from ductile.schedule import due_steps
 from ductile.state import State, resume, save
 from ductile.step import Ports, publish, train_step
 from ductile.switch import switch, switch_stream
+from ductile.trace import listening, span
 from ductile.variants.base import Variant
 
 __all__ = ["Ports", "State", "Stopped", "WrongCheckpoint", "run", "train_step"]
@@ -52,48 +54,45 @@ def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identi
     measure.begin_pending(state)
     policy = publish(ports.pool, ports.learner)
     if not state.boundaries:
-        measure.boundary(state, policy)
+        with span("probes"):
+            measure.boundary(state, policy)
         save(ports, state, identity)
     for phase in plan.phases[state.phase :]:
         if state.step == 0:
-            if state.phase:
-                ended = plan.phases[state.phase - 1]
-                if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
-                    check_declared(done)
-                    ports.tracker.metrics(done, state.total)
-            ports.learner.start_phase(phase.domain.key)
-            if state.phase:
-                policy = publish(ports.pool, ports.learner)  # of the policy that the phase begins with
-            earlier = plan.phases[: state.phase]
-            remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
-            base = PolicyRef(ports.learner.origin, None, 0)
-            state.spend(ports.reestimation.start_phase(phase, base, identity.start))
-            ports.course.start_phase(phase, earlier)
-            ports.contexts.start_phase(phase)
-            state.phase_version = ports.learner.version
+            with span("start of phase"):
+                policy = _start_phase(settings, variant, plan, phase, ports, policy, state, identity)
         else:
             ports.course.resume_phase(phase, plan.phases[: state.phase])
         probe = settings.probe
         due = due_steps(phase.steps, probe.every, probe.log_spaced, len(phase.pool), settings.rollout.groups)
+        between = 0.0
         while state.step < phase.steps:
-            measure.estimates(state, policy, phase)
-            series = f"train/{state.phase}"
-            policy, metrics = train_step(settings, variant, phase, ports, policy, series, state.step, state.budget)
-            state.step += 1
-            state.total += 1
-            metrics |= {"phase/index": state.phase, **ports.store.metrics()}
-            _report(ports.tracker, metrics, plan, phase, state)
-            if state.step in due:
-                measure.inside(state, policy)
-            stop = ports.stop()
-            if (stop or state.step % settings.checkpoint.every == 0) and state.step < phase.steps:
-                save(ports, state, identity)
-                _leave(stop, ports, state)
+            with listening(state.step < settings.trace.steps), span("step", step=state.total + 1):
+                with span("estimates"):
+                    measure.estimates(state, policy, phase)
+                series = f"train/{state.phase}"
+                policy, metrics = train_step(settings, variant, phase, ports, policy, series, state.step, state.budget)
+                state.step += 1
+                state.total += 1
+                metrics |= {"phase/index": state.phase, **ports.store.metrics(), **_wasted(metrics, between)}
+                with span("tracking") as tracking:
+                    _report(ports.tracker, metrics, plan, phase, state)
+                if state.step in due:
+                    with span("probes"):
+                        measure.inside(state, policy)
+                with span("checkpoint") as checkpoint:
+                    stop = ports.stop()
+                    if (stop or state.step % settings.checkpoint.every == 0) and state.step < phase.steps:
+                        save(ports, state, identity)
+                        _leave(stop, ports, state)
+                between = tracking.seconds + checkpoint.seconds
         measure.estimates(state, policy, phase)
         ports.tracker.artifact(f"difficulty/{segment(phase.name)}.json", json.dumps(ports.difficulty.estimates()))
         state.phase, state.step = state.phase + 1, 0
-        measure.boundary(state, policy)
-        save(ports, state, identity)
+        with span("probes"):
+            measure.boundary(state, policy)
+        with span("checkpoint"):
+            save(ports, state, identity)
         _leave(ports.stop(), ports, state)
 
     def keep() -> None:
@@ -108,11 +107,46 @@ def _run(settings: RunSettings, variant: Variant, ports: Ports, identity: Identi
     return state.boundaries
 
 
+def _start_phase(
+    settings: RunSettings,
+    variant: Variant,
+    plan: Plan,
+    phase: Phase,
+    ports: Ports,
+    policy: PolicyRef,
+    state: State,
+    identity: Identity,
+) -> PolicyRef:
+    """Switch from the phase before, if any, and begin this one everywhere; returns the policy that it begins with."""
+    earlier = plan.phases[: state.phase]
+    if earlier:
+        ended = earlier[-1]
+        if done := switch(settings, variant, ended, switch_stream(ended.name), ports):
+            check_declared(done)
+            ports.tracker.metrics(done, state.total)
+    ports.learner.start_phase(phase.domain.key)
+    if earlier:
+        policy = publish(ports.pool, ports.learner)
+    remember(settings, earlier, phase.name, policy, ports.pool, ports.learner, ports.resolve)
+    base = PolicyRef(ports.learner.origin, None, 0)
+    state.spend(ports.reestimation.start_phase(phase, base, identity.start))
+    ports.course.start_phase(phase, earlier)
+    ports.contexts.start_phase(phase)
+    state.phase_version = ports.learner.version
+    return policy
+
+
 def _leave(stop: bool, ports: Ports, state: State) -> None:
     """Stop where the run was asked to, once what was saved is on disk."""
     if stop:
         ports.store.flush()
         raise Stopped(state.total, early=False)
+
+
+def _wasted(metrics: Mapping[str, float], between: float) -> dict[str, float]:
+    """The share of a step that is no work, with what tracking and checkpoint took between the one before and it."""
+    share = (metrics["time/other_s"] + between) / max(metrics["time/step_s"] + between, 1e-9)
+    return {"time/between_s": between, "time/other_share": share}
 
 
 def _report(tracker: Tracker, metrics: dict[str, float], plan: Plan, phase: Phase, state: State) -> None:

@@ -102,7 +102,10 @@ class RolloutPool(Protocol):
     """Samples and scores sequences under policies."""
 
     def publish(self, weights: Mapping[str, Any]) -> Any:
-        """Make a trainable member's weights reachable; the result goes into `PolicyRef.weights`."""
+        """Make a trainable member's weights reachable; the result goes into `PolicyRef.weights`.
+
+        weights: a state dict on the CPU. Nobody may write to its tensors from then on: policies may lie on them.
+        """
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """`sampling.samples` completions of each problem, in the order of `problems`."""

@@ -6,7 +6,6 @@ The result is a Hugging Face folder in the cache, named by a hash of everything 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import shutil
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +25,11 @@ from ductile.config import ArchitectureSettings, MixtureSettings, ModelSettings,
 from ductile.contexts.teaching import Teaching
 from ductile.domains import WorkedDomain, make_domain
 from ductile.engines.shards import Saved, captured, whole_shards, writer
+from ductile.models.cached import model_folder
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.packed import Pair
 from ductile.rl.batch import pad_rows
-from ductile.settings import as_plain
-
-RECIPE = 1
-"""Raised when the training below changes, so that models of an older recipe are not taken from the cache."""
 
 CHUNK = 250
 """Steps after which the problems are drawn anew."""
@@ -72,36 +67,15 @@ def ensure_model(settings: ModelSettings, which: str, cache: Path, log: Log) -> 
     which: "base" or "expert". `log(step, metrics)` is called as training goes on. A process that was killed goes on
     from its last checkpoint; two that want the same model wait for each other and train it once.
     """
-    given = settings.path if which == "base" else settings.expert_path
+    folder = model_folder(settings, which, cache)
+    given, architecture = (settings.path, settings.base) if which == "base" else (settings.expert_path, settings.expert)
     if given:
-        return Path(given).absolute()
-    architecture = settings.base if which == "base" else settings.expert
-    folder = (cache / "models" / f"{which}-{settings_key(settings, which)}").absolute()
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not folder.exists():
             _train(folder, architecture, settings, log)
     return folder
-
-
-def model_key(
-    architecture: ArchitectureSettings,
-    pretrain: PretrainSettings,
-    mixture: Mapping[str, MixtureSettings],
-    instructed: float = 0.0,
-    examples: float = 0.0,
-) -> str:
-    """A hash of everything that a model built from scratch depends on."""
-    recipe: list[Any] = [RECIPE, as_plain(architecture), as_plain(pretrain), as_plain(mixture)]
-    if instructed or examples:  # a model that is taught no contexts keeps the key it had before there were any
-        recipe.append([instructed, examples])
-    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def settings_key(settings: ModelSettings, which: str) -> str:
-    """`model_key` of the base or of the expert of these settings."""
-    architecture = settings.base if which == "base" else settings.expert
-    return model_key(architecture, settings.pretrain, settings.mixture, settings.instructed, settings.examples)
 
 
 def learning_rate(step: int, steps: int, lr: float, warmup: int) -> float:

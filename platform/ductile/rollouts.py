@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,7 +10,8 @@ from ductile.config import RunSettings
 from ductile.contexts import ContextPool, NoContexts
 from ductile.contexts.context import with_prefixes
 from ductile.ports import Judge, Learner, PolicyRef, RolloutPool, Sampling
-from ductile.problem import JudgedGroup, Problem
+from ductile.problem import Group, JudgedGroup, Problem
+from ductile.trace import span
 
 T = TypeVar("T")
 
@@ -27,7 +27,10 @@ class Part:
 
 @dataclass
 class Rollouts:
-    """The pool, the judge, and what decides how a problem is put. seconds: what sampling took so far."""
+    """The pool, the judge, and what decides how a problem is put.
+
+    seconds, judging_s: what sampling and judging took so far.
+    """
 
     settings: RunSettings
     pool: RolloutPool
@@ -35,6 +38,7 @@ class Rollouts:
     contexts: ContextPool
     learner: Learner
     seconds: float = 0.0
+    judging_s: float = 0.0
 
     def asked(self, problems: Sequence[Problem], stream: str) -> list[Problem]:
         """The problems as they are put to the policy: one of them for each context."""
@@ -53,11 +57,18 @@ class Rollouts:
         """The problems' completions with their verdicts, in order. samples: of each, or one number for all."""
         judged = []
         for part in self.parts(problems, stream, samples):
-            began = time.monotonic()
-            sampled = self.pool.generate(policy, part.asked, part.sampling)
-            self.seconds += time.monotonic() - began
-            judged.append((part.places, self.judge.judge(sampled)))
+            with span("generation", completions=len(part.asked) * part.sampling.samples) as generation:
+                sampled = self.pool.generate(policy, part.asked, part.sampling)
+            self.seconds += generation.seconds
+            judged.append((part.places, self.judged(sampled)))
         return in_order(judged)
+
+    def judged(self, groups: Sequence[Group]) -> list[JudgedGroup]:
+        """The groups with their verdicts."""
+        with span("verification") as verification:
+            judged = list(self.judge.judge(groups))
+        self.judging_s += verification.seconds
+        return judged
 
     def parts(self, problems: Sequence[Problem], stream: str, samples: int | Sequence[int]) -> Iterator[Part]:
         """What the pool is asked for them, call by call. samples: as in `roll_out`."""

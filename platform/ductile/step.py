@@ -27,6 +27,7 @@ from ductile.reestimation import NoReestimation, Reestimation
 from ductile.rl.statistics import group_statistics, learned_completions, learned_groups
 from ductile.rollouts import Rollouts
 from ductile.screening import More, Screened, screen
+from ductile.trace import span
 from ductile.variants.base import Variant
 
 
@@ -83,7 +84,8 @@ def train_step(
     series: of the streams of a phase's steps; this one's is `series/step`.
     """
     started, stream = time.monotonic(), f"{series}/{step}"
-    evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
+    with span("evolution of contexts"):
+        evolved, spent = ports.contexts.evolve(policy, phase, step, stream)
     rollouts = Rollouts(settings, ports.pool, ports.judge, ports.contexts, ports.learner)
     if ports.ahead:
         judged, asynchronous = ports.ahead.roll_out(rollouts, ports.course, policy, phase, series, step, settings.seed)
@@ -94,13 +96,18 @@ def train_step(
     members = len(policy.composition.members)  # of the policy that sampled: the update may compose another
     all_judged = [*judged, *pilots]
     metrics = evolved | group_statistics(ports.course.own(judged), settings.objective)
-    ports.reestimation.begin(policy, phase, step, stream, all_judged, ports.course)
-    metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
-    policy = publish(ports.pool, ports.learner)
-    metrics |= ports.course.observe(judged, step, pilots)
-    ports.reestimation.observe(ports.course.own(all_judged))
-    ports.contexts.observe(all_judged)
-    reestimated, beside = ports.reestimation.finish(step)
+    with span("re-estimation begun"):
+        ports.reestimation.begin(policy, phase, step, stream, all_judged, ports.course)
+    with span("update") as update:
+        metrics |= ports.learner.update(variant.batch(judged, settings, ports.learner.penalties(judged)))
+    with span("publication") as publication:
+        policy = publish(ports.pool, ports.learner)
+    with span("difficulty observed"):
+        metrics |= ports.course.observe(judged, step, pilots)
+        ports.reestimation.observe(ports.course.own(all_judged))
+        ports.contexts.observe(all_judged)
+    with span("re-estimation"):
+        reestimated, beside = ports.reestimation.finish(step)
     groups = [group.group for group in all_judged]
     tokens = sum(len(completion.tokens) for group in groups for completion in group.completions)
     rolled_out = _completions(all_judged)
@@ -135,6 +142,10 @@ def train_step(
     metrics |= ports.pool.counts()
     metrics["rollout/seconds"] = rollouts.seconds
     metrics["time/step_s"] = time.monotonic() - started
+    metrics["time/verification_s"] = rollouts.judging_s
+    metrics["time/publication_s"] = publication.seconds
+    work = rollouts.seconds + rollouts.judging_s + update.seconds + publication.seconds
+    metrics["time/other_s"] = metrics["time/step_s"] - work
     sampling = metrics["time/step_s"] if ports.ahead else rollouts.seconds  # ahead it goes on all the time
     metrics["rollout/tokens_per_s"] = tokens / max(sampling, 1e-9)
     return policy, metrics
@@ -155,7 +166,8 @@ def _rolled_out(
     """
     course, pilots = ports.course, list[JudgedGroup]()
     more, roll_out = partial(course.more, phase, step, settings.seed), partial(rollouts.roll_out, policy)
-    problems = course.ask(phase, step, settings.seed)
+    with span("ask"):
+        problems = course.ask(phase, step, settings.seed)
     if settings.difficulty.screen.pilots:
         selected = course.selected(problems)
         others = [problem for problem in problems if problem not in selected]

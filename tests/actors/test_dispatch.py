@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.dispatch import Dispatcher, Ended, Handle, LostCall
+from actors.ray_transport import RayTransport
 from benchmarks.simulated import Simulated, Work
 from ductile.config import RolloutSettings
+from ductile.trace import tracing
 
 SETTINGS = RolloutSettings(hedge=5.0, timeout_s=100.0, patience_s=50.0, retries=3)
 
@@ -35,6 +39,19 @@ def test_more_parts_than_actors_are_pulled_by_whoever_is_free() -> None:
     assert [actor for _, actor in transport.begun].count("a") == 6  # 6 s of one second each, and 2 of three
     assert transport.clock == pytest.approx(6.0, abs=0.1)
     assert dispatcher.counts == {}
+
+
+def test_trace_shows_each_actors_calls_on_a_lane_of_its_own(tmp_path: Path) -> None:
+    transport = Simulated(["a", "b"])
+    transport.at(1.5, lambda: transport.die("b"))
+    with tracing(tmp_path / "trace.json"):
+        run(transport, [call(1), call(2), call(3, seconds=2.0), call(4, seconds=2.0)])
+    events = json.loads((tmp_path / "trace.json").read_text())
+    lanes = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    made = [(lanes[event["tid"]], event["name"], round(event["dur"] / 1e6)) for event in events if event["ph"] == "X"]
+    assert sorted(made)[:2] == [("rollout actor 0", "call", 1), ("rollout actor 0", "call", 2)]
+    assert ("rollout actor 1", "call lost", 0) in made or ("rollout actor 1", "call lost", 1) in made
+    assert [name for _, name, _ in made].count("call") == 4
 
 
 def test_own_actors_are_asked_and_others_left_alone() -> None:
@@ -267,3 +284,12 @@ def test_every_call_is_answered_once_in_order_and_in_bounded_time(data: st.DataO
         turns = count + sum(dispatcher.counts.values()) + len(deaths) + 2 * len(joins) + len(transport.actors)
         idle = (transport.clock - before) / 2  # probes of those that are away
         assert transport.waits - waits <= 20 + 6 * turns + 2 * idle * len(transport.actors)
+
+
+def test_batch_that_waits_for_an_actor_hears_at_once_that_one_is_free() -> None:
+    transport = RayTransport(["a"], each=1, slot=0, roster=None)  # type: ignore[list-item]
+    waiting = threading.Thread(target=transport.wait, args=([], 60.0))
+    waiting.start()
+    transport.freed()
+    waiting.join(10.0)
+    assert not waiting.is_alive()

@@ -6,13 +6,15 @@ import pickle
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from actors import rollout
 from actors.dispatch import Ended
 from actors.rollout import ActorPool, RolloutActor
 from ductile.config import RolloutSettings
 from ductile.ports import Composition, Member, PolicyRef
-from ductile.sampling.worker import Published
+from ductile.sampling.arrays import as_arrays
+from ductile.sampling.published import Published
 
 COMPOSITION = Composition((Member("policy", "folder", 1.0),), "policy")
 
@@ -78,8 +80,10 @@ def test_actor_puts_the_weights_back() -> None:
 
     actor = object.__new__(RolloutActor.__ray_metadata__.modified_class)
     actor._worker = Worker()
-    bare, whole = (PolicyRef(COMPOSITION, Published("name", state), 3) for state in (None, "weights"))
-    assert actor.inspect(bare, "weights", "measure") == (whole, "measure")
+    weights = {"weight": torch.arange(6.0).reshape(2, 3)}
+    policy, measure = actor.inspect(PolicyRef(COMPOSITION, Published("name", None), 3), as_arrays(weights), "measure")
+    assert (policy.version, policy.weights.token, measure) == (3, "name", "measure")
+    assert torch.equal(policy.weights.state["weight"], weights["weight"])
 
 
 def test_pool_that_is_sent_leaves_behind_what_belongs_to_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ SHOWN = 40
 SPARE = 2
 """Faults of each job above those asked for: one may find nothing to be done to."""
 
+AHEAD = 5
+"""A trial has so many times the steps: its two runs go on at a time, and one does many while the other is held up."""
+
 CODE = ("platform", "actors", "jobs", "configs", "constraints.txt")
 """What a quiet run's results depend on beside its command."""
 
@@ -133,7 +136,7 @@ def _legs(asked: argparse.Namespace, cache: Path) -> list[Leg]:
     rows = cache / "rows.jsonl"
     write_rows(rows)
     every = [
-        trial(asked.steps, rows, cache / "models", asked.set),
+        trial(AHEAD * asked.steps, rows, cache / "models", asked.set),
         train(asked.steps, cache / "models", asked.set),
         short(asked.steps, cache / "models", asked.set),
     ]
@@ -213,7 +216,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=20.0, help="bound of the runs under faults")
     parser.add_argument("--faults", type=int, default=30, help="faults over all jobs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the schedule")
-    parser.add_argument("--steps", type=int, default=80, help="RL steps of each run")
+    parser.add_argument("--steps", type=int, default=80, help="RL steps of a run; a trial's have more")
     parser.add_argument(
         "--legs", nargs="+", default=["trial", "train"], choices=["trial", "train", "short"], help="which jobs"
     )

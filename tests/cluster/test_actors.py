@@ -7,13 +7,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from actors.difficulty import DifficultyActor, DifficultyClient
-from actors.rollout import ActorPool, LostCall
+from actors.difficulty import DifficultyActor, DifficultyClient, leave_actor, take_actor
+from actors.rollout import ActorPool, LostCall, _split
 from ductile.config import ArchitectureSettings, DifficultySettings, RolloutSettings
 from ductile.difficulty.service import DifficultyTable
 from ductile.domains import make_domain
@@ -84,6 +85,29 @@ def test_published_weights_are_the_ones_sampled_from(policy: PolicyRef, problems
     assert expected != texts(here.generate(policy, problems, SAMPLING))
 
 
+def places(loaded: Any) -> list[tuple[int, int, str]]:
+    """Of the actor's weights: process, address, and the file that is mapped there."""
+    addresses = [weight.data_ptr() for weight in loaded.weights().values()]
+    mapped = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    areas = [(*(int(end, 16) for end in parts[0].split("-")), parts[5] if len(parts) > 5 else "") for parts in mapped]
+    found = [next(file for first, end, file in areas if first <= address < end) for address in addresses]
+    return [(os.getpid(), address, file) for address, file in zip(addresses, found, strict=True)]
+
+
+def test_published_weights_lie_in_shared_memory_in_every_actor(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    model = build_llama(ArchitectureSettings(layers=1, width=128, heads=2, mlp=256), tokenizer, seed=0)
+    model.save_pretrained(tmp_path)
+    pool = ActorPool.start(1, "float32", RolloutSettings(actors=2))
+    published = pool.publish(model.state_dict())
+    policy = PolicyRef(Composition((Member("policy", str(tmp_path), 1.0),), "policy"), published, 1)
+    bare, state = _split(policy)
+    seen = [place for each in ray.get([a.inspect.remote(bare, state, places) for a in pool.actors]) for place in each]
+    assert len({process for process, _, _ in seen}) == 2
+    assert {"plasma" in file for _, _, file in seen} == {True}, seen
+    assert {address % 64 for _, address, _ in seen} == {0}  # as memory of torch's own, so that sums are the same bits
+
+
 def test_call_on_a_killed_actor_is_made_again_with_the_same_answer(policy: PolicyRef, problems: list) -> None:
     pool = ActorPool.start(1, "float32", RolloutSettings(actors=2))
     expected = texts(pool.generate(policy, problems, SAMPLING))
@@ -143,6 +167,22 @@ def test_difficulty_actor_answers_as_the_table_does() -> None:
         arrays = {name: array.tobytes() for name, array in service.snapshot().items()}
         answers.append((chosen, seen, service.estimates(), arrays))
     assert answers[0] == answers[1]
+
+
+def test_actor_that_a_run_left_has_a_fresh_table_for_the_next_and_a_dead_one_is_not_taken() -> None:
+    settings, ids = DifficultySettings(), [f"p{number}" for number in range(10)]
+    first = take_actor(settings, {})
+    DifficultyClient(first).start_phase(ids)
+    DifficultyClient(first).observe(dict.fromkeys(ids, (1, 4)), 0)
+    leave_actor(first)
+    second = take_actor(settings, {})
+    assert second == first
+    assert DifficultyClient(second).estimates() == DifficultyTable(settings).estimates()
+    leave_actor(second)
+    ray.kill(second)
+    third = take_actor(settings, {})
+    assert third != first
+    assert DifficultyClient(third).estimates() == DifficultyTable(settings).estimates()
 
 
 def test_table_that_died_in_an_update_goes_on_from_its_snapshot() -> None:

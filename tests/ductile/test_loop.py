@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ductile.reestimation import Reestimation
 from ductile.rl.batch import Batch
 from ductile.rollouts import Rollouts
 from ductile.settings import SettingsError, build
+from ductile.trace import tracing
 from ductile.variants.base import Penalties
 from ductile.variants.parameter_only import ParameterOnly
 from tests.ductile.probes.fakes import COMPOSITION, Answers, FakeJudge, FakePool
@@ -421,3 +423,36 @@ def test_run_without_branch_phases_or_probes_measures_time_alone(
     measured = bench().run(changed(**values))
     named = [{name for name in row["metrics"] if not name.startswith("cost/")} for row in measured]
     assert named == [{"time/probe_s"}] * boundaries
+
+
+def test_trace_has_the_first_steps_of_a_phase_and_what_lies_between_phases(
+    bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    made = bench()
+    with tracing(tmp_path / "trace.json"):
+        made.run(changed(trace={"steps": 1}))
+    found = json.loads((tmp_path / "trace.json").read_text())
+    names = [event["name"] for event in found if event["ph"] == "X"]
+    assert names == [
+        "probes",  # of the untouched base
+        "start of phase",
+        *("estimates", "evolution of contexts", "ask", "generation", "verification", "re-estimation begun", "update"),
+        *("publication", "difficulty observed", "re-estimation", "tracking", "checkpoint", "step"),
+        "probes",
+        "checkpoint",
+    ]
+    step = next(event for event in found if event["name"] == "step")
+    within = [event for event in found if event["ph"] == "X" and step["ts"] <= event["ts"] < step["ts"] + step["dur"]]
+    assert [event["name"] for event in within] == names[2:-2]
+    assert sum(event["dur"] for event in within) <= 2 * step["dur"]  # the step itself, and at most as much in it
+
+
+def test_what_a_step_wastes_is_what_its_parts_leave(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    made.run()
+    first, later = made.tracker.logged[1][1], made.tracker.logged[2][1]
+    parts = first["rollout/seconds"] + first["time/verification_s"] + first["time/publication_s"]
+    assert 0 < first["time/other_s"] <= first["time/step_s"] - parts
+    assert first["time/between_s"] == 0 < later["time/between_s"]
+    whole = later["time/step_s"] + later["time/between_s"]
+    assert later["time/other_share"] == (later["time/other_s"] + later["time/between_s"]) / whole

@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM
 
 from ductile.config import ArchitectureSettings, ModelSettings, PretrainSettings
 from ductile.domains.base import split_of
+from ductile.models.cached import model_key
 from ductile.models.load import check_folder, load_tokenizer
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
@@ -29,7 +30,6 @@ from ductile.pretrain import (
     _sources,
     ensure_model,
     learning_rate,
-    model_key,
     optimizer_of,
     take_step,
 )

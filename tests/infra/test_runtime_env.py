@@ -18,6 +18,9 @@ def test_runtime_env_is_valid_and_gives_runs_time_to_stop(name: str, monkeypatch
     made = RuntimeEnv(**plain)
     assert int(made["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60  # Ray's default of 3 s kills a run in its step
     assert {"/runs/", "/cache/", "/.venv/"} <= set(made["excludes"])
+    modules = {Path(path).name: ROOT / path for path in plain["py_modules"]}
+    for package in ("jobs", "actors", "ductile"):  # all that a node is to import of it, where nothing is installed
+        assert modules.get(package, ROOT / package).is_dir()
 
 
 def test_bare_cluster_installs_exactly_the_pins(monkeypatch: pytest.MonkeyPatch) -> None:

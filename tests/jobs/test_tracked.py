@@ -11,6 +11,7 @@ import pytest
 
 from actors.tracking import Tracking, TrackingError
 from ductile.config import TrackingSettings
+from ductile.ports import Stopped
 from jobs import display, reporting, tracked
 from jobs.tracked import await_delivery, await_mlflow
 from tests.actors.fakes import FakeStore
@@ -49,6 +50,12 @@ def test_start_gives_up_with_one_error_that_says_what_to_do(clock: list[float], 
     told = str(error.value)
     assert told.startswith(f"tracking.uri: {uri}: MLflow did not answer for")
     assert "MLFLOW_TRACKING_URI" in told and "tracking.patience_s" in told
+
+
+def test_job_that_waits_for_mlflow_stops_when_it_is_asked_to(clock: list[float]) -> None:
+    with pytest.raises(Stopped):
+        await_mlflow(lambda: "refused", "http://host", TrackingSettings(patience_s=60), lambda: clock[0] >= 12.0)
+    assert 12.0 <= clock[0] < 13.0
 
 
 def test_mlflow_that_answers_at_once_is_not_talked_about(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from transformers import AutoConfig
-
 from ductile.contexts.context import Context, in_context
-from ductile.models.load import encode_problem, load_tokenizer
-from ductile.models.trust import code_allowed
+from ductile.models.load import encode_problem, load_config, load_tokenizer
 from ductile.ports import PolicyRef
 from ductile.problem import Problem
 
@@ -18,10 +15,7 @@ Fits = Callable[[Context], bool]
 def room(policy: PolicyRef, problems: Sequence[Problem], max_tokens: int) -> Fits:
     """Whether the longest of the problems, asked in a context, leaves room for a completion in every member."""
     paths = [member.path for member in policy.composition.members]
-    configs = [
-        AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path)) for path in paths
-    ]
-    positions = min(config.max_position_embeddings for config in configs)
+    positions = min(load_config(path).max_position_embeddings for path in paths)
     tokenizer = load_tokenizer(paths[0])
     longest = max(problems, key=lambda problem: len(problem.transcript))
 

@@ -7,7 +7,7 @@ none of the sources.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,22 +30,24 @@ class Replay:
     def ask(self, step: int, seed: int) -> list[Problem]:
         """The step's share of problems, from the sources in turn; fewer only when all of them have run out."""
         wanted, turn = quota(self.share, self.groups, step), asked_before(self.share, self.groups, step)
-        queues = [self._shuffled(number, step, seed) for number in range(len(self.sources))]
+        queues = [self._shuffled(number, step, seed) for number in range(len(self.sources))]  # may be of millions
         asked: dict[str, Problem] = {}
-        while len(asked) < wanted and any(queues):
-            queue = queues[turn % len(queues)]
+        left = set(range(len(queues)))
+        while len(asked) < wanted and left:
+            number = turn % len(queues)
             turn += 1
-            while queue and queue[-1].id in asked:
-                queue.pop()
-            if queue:
-                problem = queue.pop()
+            problem = next((each for each in queues[number] if each.id not in asked), None)
+            if problem is None:
+                left.discard(number)
+            else:
                 asked[problem.id] = problem
         return list(asked.values())
 
-    def _shuffled(self, number: int, step: int, seed: int) -> list[Problem]:
+    def _shuffled(self, number: int, step: int, seed: int) -> Iterator[Problem]:
         key = np.random.SeedSequence([seed, self.phase, step, number, ord("r")])
         source = self.sources[number]
-        return [source[place] for place in np.random.Generator(np.random.Philox(key)).permutation(len(source))]
+        order = np.random.Generator(np.random.Philox(key)).permutation(len(source))
+        return (source[place] for place in order[::-1])
 
 
 def make_replay(settings: RunSettings, phase: Phase, earlier: Sequence[Phase], resolve: ResolveDomain) -> Replay:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import betaln, gammaln, xlog1py, xlogy
 
 from ductile.difficulty.base import Estimates, Floats
@@ -195,7 +195,7 @@ def spearman(mean: Floats, rate: Floats) -> float | None:
     """Rank correlation, ties with their mean rank; None where either is constant."""
     if np.ptp(mean) == 0 or np.ptp(rate) == 0:
         return None
-    return float(stats.spearmanr(mean, rate).statistic)
+    return float(scipy.stats.spearmanr(mean, rate).statistic)
 
 
 def covered(mean: Floats, uncertainty: Floats, successes: Floats, counts: Floats) -> tuple[Floats, Floats]:
@@ -256,7 +256,7 @@ def _resampled_means(values: Floats) -> list[tuple[float, float]]:
 def _resampled_spearman(mean: Floats, rate: Floats) -> tuple[float, float]:
     """The same of the rank correlation; resamples in which either is constant are left out."""
     chosen = _resamples(len(mean))
-    ranks = [stats.rankdata(values[chosen], axis=1) for values in (mean, rate)]
+    ranks = [scipy.stats.rankdata(values[chosen], axis=1) for values in (mean, rate)]
     first, second = (each - each.mean(1, keepdims=True) for each in ranks)
     norm = np.sqrt((first**2).sum(1) * (second**2).sum(1))
     found = (first * second).sum(1)[norm > 0] / norm[norm > 0]

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import ClassVar
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
-from scipy import stats
 
 from ductile.difficulty.base import Floats
 from ductile.difficulty.calibration import rate_variance
@@ -129,7 +129,7 @@ def crossings(earlier: Audited, later: Audited, low: float, high: float) -> Cros
     before, after = (in_band(audit.rate, low, high) for audit in (earlier, later))
     s1, n1, s2, n2 = (x[:, None] for x in (earlier.successes, earlier.counts, later.successes, later.counts))
     first = np.arange(n1.max() + 1)[None, :]  # successes of the first audit that the sum allows
-    chance = stats.hypergeom.pmf(first, n1 + n2, s1 + s2, n1)
+    chance = scipy.stats.hypergeom.pmf(first, n1 + n2, s1 + s2, n1)
     inside, then = in_band(first / n1, low, high), in_band((s1 + s2 - first) / n2, low, high)
     return Crossings(
         step=later.step,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy  # its parts are imported where they are first used
 
 from ductile.config import DifficultySettings
 from ductile.settings import SettingsError, one_of
@@ -105,7 +105,7 @@ def static_difficulty(ids: Sequence[str], score: Mapping[str, float]) -> list[fl
     known = [place for place, id in enumerate(ids) if not math.isnan(score.get(id, math.nan))]
     found = np.full(len(ids), np.nan)
     if known:
-        ranks = rankdata([score[ids[place]] for place in known])
+        ranks = scipy.stats.rankdata([score[ids[place]] for place in known])
         found[known] = (ranks - 1) / (len(known) - 1) if len(known) > 1 else 0.5
     values: list[float] = found.tolist()
     return values

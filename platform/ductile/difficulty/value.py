@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy  # its parts are imported where they are first used
 from scipy.special import expit, logit
 
 from ductile.config import DifficultySettings
@@ -153,4 +153,8 @@ def implicit_gradient(score: float, rate: float, wins: float, count: float) -> f
     explicit = wins - count * float(expit(score))
     if abs(rate * explicit) < 1e-12:
         return explicit
-    return float(brentq(lambda g: wins - count * expit(score + rate * g) - g, *sorted((0.0, explicit)), xtol=1e-14))
+    return float(
+        scipy.optimize.brentq(
+            lambda g: wins - count * expit(score + rate * g) - g, *sorted((0.0, explicit)), xtol=1e-14
+        )
+    )

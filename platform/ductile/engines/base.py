@@ -38,7 +38,10 @@ class Engine(Protocol):
         """Clip the gradient, update the weights, clear the gradient; returns the norm before clipping."""
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The module's whole state dict, on the CPU, detached copies. Every rank calls it."""
+        """The module's whole state dict, on the CPU, detached copies; tied weights share one. Every rank calls it.
+
+        Nobody writes to them: what is published lies on their memory, or is copied from it.
+        """
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from this state dict, given whole on every rank; moments and step counts stay.
@@ -85,6 +88,21 @@ def adamw(module: nn.Module, settings: LearnerSettings, lr: float, fast: Fast | 
         groups.append({"params": [p for name, p in learned if fast.chosen(name)], "lr": fast.lr, "weight_decay": 0.0})  # type: ignore[dict-item]
     betas = (settings.betas[0], settings.betas[1])
     return torch.optim.AdamW(groups, lr=lr, betas=betas, weight_decay=settings.weight_decay)
+
+
+@torch.no_grad()
+def copied(module: nn.Module, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """A module's state dict on the CPU, with memory of its own: one copy, which all names of a tied weight share.
+
+    dtype: of all tensors; their own when it is None.
+    """
+    copies: dict[int, Tensor] = {}
+    named = {}
+    for name, held in module.state_dict(keep_vars=True).items():
+        if id(held) not in copies:
+            copies[id(held)] = held.detach().to("cpu", dtype or held.dtype, copy=True)
+        named[name] = copies[id(held)]
+    return named
 
 
 @torch.no_grad()

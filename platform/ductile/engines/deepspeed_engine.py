@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,14 +15,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import FAST, Fast, adamw, copy_into, forget
+from ductile.engines.base import FAST, Fast, adamw, copied, copy_into, forget
 from ductile.engines.shards import MOMENTS, Saved, Shard, Write, captured, untied, writer
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # without it, importing DeepSpeed probes for a compiler and GPUs
+if "mlflow" not in sys.modules:  # DeepSpeed's autotuner, which nobody uses here, takes half a second to import it
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
+if sys.modules["mlflow"] is None:
+    del sys.modules["mlflow"]
 warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning, module="torch")
 logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 # DeepSpeed's shared-memory collectives would be compiled at start-up; gloo needs no compiler and no half minute.
@@ -68,7 +73,7 @@ class DeepSpeedEngine:
         """A copy on the CPU, in float32; at ZeRO 3 the shards are gathered from all ranks."""
         module = self._engine.module
         with self._gathered(list(module.parameters())):
-            return {name: tensor.detach().float().cpu().clone() for name, tensor in module.state_dict().items()}
+            return copied(module, torch.float32)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """The model's own copy, and the one that the optimizer steps; at ZeRO 3 rank 0's are given out again."""

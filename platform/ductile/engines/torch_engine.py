@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ductile.config import LearnerSettings
-from ductile.engines.base import FAST, Fast, adamw, copy_into, forget
+from ductile.engines.base import FAST, Fast, adamw, copied, copy_into, forget
 from ductile.engines.shards import MOMENTS, Saved, Write, captured, untied, whole_shards, writer
 
 
@@ -44,7 +44,7 @@ class TorchEngine:
 
     def weights(self) -> Mapping[str, Tensor]:
         """A copy on the CPU."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+        return copied(self.module)
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """In place: the optimizer knows the parameters by identity."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, StaticCache
+from transformers import PreTrainedModel
 
 from ductile.models.load import load_model
 from ductile.models.packing import packed_logits, packs
@@ -54,9 +54,6 @@ class ComposedPolicy(nn.Module):
         """Where the policy's parameters are."""
         return next(self.parameters()).device
 
-    def _models(self) -> dict[str, PreTrainedModel]:
-        return dict(self.members.items())  # type: ignore[arg-type]
-
     def set_coefficients(self, composition: Composition) -> None:
         """Weigh the same models as another composition of them does; raises `ValueError` for one of others."""
         if composition.models != self.composition.models:
@@ -67,6 +64,26 @@ class ComposedPolicy(nn.Module):
         """Copy a state dict into the trainable member; soft prefixes that it lacks stay as they are."""
         own = {name: tensor for name, tensor in self.trainable.state_dict().items() if is_prefix(name)}
         self.trainable.load_state_dict({**own, **state})
+
+    @torch.no_grad()
+    def adopt_trainable(self, state: Mapping[str, Tensor]) -> None:
+        """`load_trainable` without a copy: on the CPU, the trainable member then lies on the state's own memory.
+
+        Nobody may write to the state from then on, nor to the policy. Only a tensor of another dtype is converted, and
+        on a GPU it is copied to where the weights are, whose addresses CUDA graphs know. Raises `RuntimeError` for a
+        state that does not fit.
+        """
+        held = self.trainable.state_dict(keep_vars=True)
+        lacking = {name for name in held if not is_prefix(name)} - state.keys()
+        other = {name for name, tensor in state.items() if name not in held or held[name].shape != tensor.shape}
+        if lacking or other:
+            names = ", ".join(sorted(lacking | other))
+            raise RuntimeError(f"weights that do not fit {type(self.trainable).__name__}: {names}")
+        for name, tensor in state.items():
+            if held[name].device.type == "cpu":
+                held[name].data = tensor.to(held[name].dtype)
+            else:
+                held[name].copy_(tensor)
 
     def forward(self, ids: Tensor, mask: Tensor, trained: nn.Module | None = None) -> Tensor:
         """Logits of a batch of whole sequences: the reference for `completion_logits`.
@@ -109,41 +126,6 @@ class ComposedPolicy(nn.Module):
             total = scaled if total is None else total + scaled
         assert total is not None
         return total
-
-
-class Decoder:
-    """A composition that is decoding: each member's static key-value cache, all rows at the same position."""
-
-    def __init__(self, policy: ComposedPolicy, length: int) -> None:
-        self._policy = policy
-        self._caches = {
-            role: StaticCache(config=model.config, max_cache_len=length) for role, model in policy._models().items()
-        }
-
-    def next_logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Feed tokens and return the logits after the last of them, [row, vocabulary] float32.
-
-        ids, positions: [row, new] int64; mask: [row, seen so far and new] int64.
-        """
-        total: Tensor | None = None
-        for member in self._policy.composition.members:
-            output = self._policy.members[member.role](
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=self._caches[member.role],
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            logits = member.coefficient * output.logits[:, -1, : self._policy.vocabulary].float()
-            total = logits if total is None else total + logits
-        assert total is not None
-        return total
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows alone. rows: [kept] int64."""
-        for cache in self._caches.values():
-            cache.reorder_cache(rows)  # type: ignore[arg-type]
 
 
 def completion_logits(model: PreTrainedModel, called: nn.Module, packed: Packed) -> Tensor:

@@ -1,24 +1,27 @@
-"""Hugging Face folders, read from disk only: safetensors weights, no pickles, no code but by `models.trust`."""
+"""Hugging Face folders, read from disk only: safetensors weights, no pickles, no code but by `models.trust`.
+
+Importing transformers' models takes more than a second, so that it waits until one of them is asked for: a job's own
+process never does with a base model from scratch.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils.logging import disable_progress_bar
 
 from ductile.models.soft_prefix import add_prefix
 from ductile.models.trust import MOST_CONFIG, brings_code, code_allowed
 from ductile.problem import Problem
 from ductile.settings import SettingsError
 
-disable_progress_bar()  # a bar for each loaded model would bury the job's own display
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,6 +31,10 @@ def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
 
     dtype: a key of `DTYPES`; prefix: rows of soft prefixes that it gets.
     """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # a bar for each loaded model would bury the job's own display
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path, dtype=DTYPES[dtype], local_files_only=True, trust_remote_code=code_allowed(path), use_safetensors=True
     )
@@ -38,7 +45,9 @@ def load_model(path: str, dtype: str, prefix: int = 0) -> PreTrainedModel:
 
 def fresh_model(path: str, seed: int) -> PreTrainedModel:
     """A model of the architecture in a folder with weights drawn anew, float32; the same seed gives the same."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -50,21 +59,34 @@ def fresh_model(path: str, seed: int) -> PreTrainedModel:
 @functools.lru_cache(maxsize=8)
 def parameter_names(path: str) -> tuple[str, ...]:
     """Names of the parameters of the model in a folder, a tied one once; no weight is read."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
+        config = load_config(path)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=code_allowed(path))
     return tuple(name for name, _ in model.named_parameters())
 
 
 def initializer_range(path: str) -> float:
     """Standard deviation of the weights that the model's own class would draw (transformers' `_init_weights`)."""
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
-    return float(getattr(config.get_text_config(), "initializer_range", 0.02))
+    return float(getattr(load_config(path).get_text_config(), "initializer_range", 0.02))
+
+
+def load_config(path: str) -> PreTrainedConfig:
+    """The configuration of the model in a folder."""
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        path, local_files_only=True, trust_remote_code=code_allowed(path)
+    )
+    return config
 
 
 @functools.lru_cache(maxsize=8)
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a folder; a missing padding token becomes the end-of-sequence token."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -101,6 +123,8 @@ def encode_answered(
 
 def check_folder(path: str, setting: str) -> None:
     """Raise `SettingsError` when `path` is not a Hugging Face folder of a causal LM that can be loaded safely."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     folder = Path(path)
     if not folder.is_dir():
         raise SettingsError([f"{setting}: {path!r} is not a folder; give a Hugging Face folder on this machine"])
@@ -116,8 +140,7 @@ def check_folder(path: str, setting: str) -> None:
         if file.stat().st_size > MOST_CONFIG:
             raise SettingsError([f"{setting}: {path!r}: {file.name} has more than {MOST_CONFIG} bytes"])
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=code_allowed(path))
-        tokenizer = load_tokenizer(path)
+        config, tokenizer = load_config(path), load_tokenizer(path)
     except Exception as error:  # a broken file raises whatever its reader raises, tokenizers' a bare Exception
         if brings_code(path) and not code_allowed(path):
             raise SettingsError([_asks_for_trust(path, setting)]) from error

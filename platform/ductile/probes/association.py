@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import scipy  # its parts are imported where they are first used
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ductile.probes.intervals import percentile_interval
 
@@ -20,7 +20,10 @@ RESAMPLES = 1000
 
 def spearman(values: Values, rates: Values) -> Values:
     """Spearman's rank correlation, ties by their mean rank; NaN where one of the two is constant."""
-    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(x, axis=-1) for x in (values, rates)))
+    a, b = (
+        ranks - ranks.mean(axis=-1, keepdims=True)
+        for ranks in (scipy.stats.rankdata(x, axis=-1) for x in (values, rates))
+    )
     with np.errstate(invalid="ignore"):
         return (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
 
@@ -36,7 +39,7 @@ def within_spearman(values: Values, rates: Values, strata: Sequence[slice]) -> V
 def auc(values: Values, inside: NDArray[np.bool_]) -> Values:
     """P(value of an item inside > of one outside), ties one half: Mann-Whitney's U over n_1 n_0; NaN without both."""
     count = inside.sum(axis=-1)
-    u = (rankdata(values, axis=-1) * inside).sum(axis=-1) - count * (count + 1) / 2
+    u = (scipy.stats.rankdata(values, axis=-1) * inside).sum(axis=-1) - count * (count + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return u / (count * (inside.shape[-1] - count))
 

@@ -4,11 +4,12 @@ Token t of a completion is drawn by inverting the policy's cumulative distributi
 from a Philox generator keyed by (run seed, stream, problem id, sample index), so the same completion comes out whatever
 else is in the batch, however many workers there are, and whichever of them is asked. For the same reason a prompt's
 left padding depends on its own length alone (it is filled up to a multiple of `BUCKET`), never on its neighbours', and
-no fewer than `LEAST_ROWS` rows ever go through a model. What is left is the rounding of matrix products of other sizes.
-In float32 on one thread of a CPU there is none, where MLPs are a multiple of 32 wide (SiLU rounds its last elements
-otherwise than the others): log-probabilities are the same bits (tests/ductile/sampling/test_same_bits.py). Elsewhere
-they agree to rounding, and tokens but for draws that fall that close to a boundary; `rollout.part` then makes calls of
-the same problems whatever the number of actors.
+no fewer than `LEAST_ROWS` rows ever go through a model. A prompt is read once for all its completions.
+
+What is left is the rounding of matrix products of other sizes. In float32 on one thread of a CPU there is none, where
+MLPs are a multiple of 32 wide (SiLU rounds its last elements otherwise than the others): log-probabilities are the same
+bits (tests/ductile/sampling/test_same_bits.py). Elsewhere they agree to rounding, and tokens but for draws that fall
+that close to a boundary; `rollout.part` then makes calls of the same problems whatever the number of actors.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from ductile.models.compose import ComposedPolicy, Decoder, position_ids
+from ductile.models.compose import ComposedPolicy
+from ductile.models.decoder import PolicyDecoder
 from ductile.models.load import encode_problem
 from ductile.ports import Sampling
 from ductile.problem import Completion, Group, Problem
@@ -42,6 +45,12 @@ LEAST_ROWS = 4
 
 COMPACT = 0.75
 """Finished rows leave the batch once at most this share of it is still running."""
+
+BLOCK = 512
+"""A vocabulary larger than this is summed up in blocks of so many tokens, to find the block before the token."""
+
+KEPT = 16
+"""Then the batch is left with a multiple of so many rows."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +86,14 @@ def sample(
         for group, (problem, prompt) in enumerate(zip(problems, prompts, strict=True))
         for number in range(sampling.samples)
     ]
+    end = tokenizer.eos_token_id
     drawn: dict[tuple[int, int], tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
     for part in _parts(requests):
         for request, result in zip(part, _decode(policy, tokenizer, part, sampling), strict=True):
             drawn[request.group, request.sample] = result
     texts = iter(
         tokenizer.batch_decode(
-            [_without_end(drawn[r.group, r.sample][0], tokenizer.eos_token_id) for r in requests],
+            [_without_end(drawn[r.group, r.sample][0], end) for r in requests],  # type: ignore[arg-type]
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,
         )
@@ -91,7 +101,7 @@ def sample(
 
     def completion(group: int, number: int) -> Completion:
         tokens, logps = drawn[group, number]
-        finished = bool(len(tokens)) and int(tokens[-1]) == tokenizer.eos_token_id
+        finished = bool(len(tokens)) and int(tokens[-1]) == end
         return Completion(problems[group].id, number, tokens, logps, next(texts), finished, version)
 
     return [
@@ -118,15 +128,33 @@ def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
     With `top_p` below 1 the smallest set of most likely tokens that holds that share is drawn from (nucleus
     sampling, arXiv 1904.09751).
     """
-    probabilities = logps.double().exp()
+    probabilities, u = logps.exp(), u.unsqueeze(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(dim=-1) - ordered
+        before = ordered.cumsum(dim=-1, dtype=torch.float64) - ordered
         inside = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, order, before < top_p)
         probabilities = probabilities * inside
-    cumulative = probabilities.cumsum(dim=-1)
-    target = u.unsqueeze(-1) * cumulative[:, -1:]
-    return (cumulative <= target).sum(dim=-1).clamp(max=logps.shape[-1] - 1)
+    vocabulary = probabilities.shape[-1]
+    if vocabulary <= BLOCK:
+        return _inverted(probabilities, u)[0].squeeze(-1)
+    blocks = functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
+    sums = blocks.sum(dim=-1)
+    block, before = _inverted(sums, u)
+    rest = (u * sums.sum(dim=-1, keepdim=True, dtype=torch.float64) - before) / sums.gather(-1, block)
+    tokens = blocks.take_along_dim(block.unsqueeze(-1), dim=1).squeeze(1)
+    return (block * BLOCK + _inverted(tokens, rest.clamp(min=0))[0]).squeeze(-1)
+
+
+def _inverted(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The first entry up to and with which the sum of weights passes `u` of the whole, and the sum before it.
+
+    weights: [row, entry]; u: [row, 1] float64. Returns [row, 1] int64, never of weight 0, and [row, 1] float64.
+    """
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    whole = cumulative[:, -1:]
+    below = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
+    chosen = torch.searchsorted(cumulative, below, right=True)
+    return chosen, torch.where(chosen > 0, cumulative.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
 
 
 def _key(problem: Problem) -> str:
@@ -148,44 +176,78 @@ def _padded(length: int) -> int:
 def _decode(
     policy: ComposedPolicy, tokenizer: PreTrainedTokenizerBase, requests: Sequence[_Request], sampling: Sampling
 ) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """Tokens and log-probabilities of each request. All prompts have one padded length."""
     wanted, requests = len(requests), filled(requests)
     device, width, limit = policy.device, _padded(len(requests[0].prompt)), sampling.max_tokens
-    ids = torch.full((len(requests), width), tokenizer.pad_token_id, dtype=torch.int64)
-    mask = torch.zeros((len(requests), width + limit), dtype=torch.int64)
-    for row, request in enumerate(requests):
-        ids[row, width - len(request.prompt) :] = torch.tensor(request.prompt)
-        mask[row, width - len(request.prompt) :] = 1
-    ids, mask = ids.to(device), mask.to(device)
-    draws = torch.from_numpy(np.stack([request.uniforms for request in requests])).to(device)
-    tokens = torch.zeros((len(requests), limit), dtype=torch.int64, device=device)
-    kept_logps = torch.zeros((len(requests), limit), dtype=torch.float32, device=device)
-    lengths = torch.full((len(requests),), limit, dtype=torch.int64, device=device)
+    end = tokenizer.eos_token_id
+    ids, mask, prompts = (each.to(device) for each in _prompts(requests, width, tokenizer.pad_token_id))
+    draws = torch.from_numpy(np.stack([request.uniforms for request in requests], axis=1)).to(device)
+    tokens = torch.zeros((limit, len(requests)), dtype=torch.int64, device=device)
+    logps = torch.zeros((limit, len(requests)), dtype=torch.float32, device=device)
 
-    decoder = Decoder(policy, width + limit)
+    decoder = PolicyDecoder(policy, width + limit)
+    logits = decoder.prefill(ids, mask, prompts)
     rows = torch.arange(len(requests), device=device)  # request of each row of the batch
     running = torch.ones(len(requests), dtype=torch.bool, device=device)  # of each row of the batch
-    positions = position_ids(mask[:, :width])
+    drawn: list[tuple[Tensor, Tensor]] = []  # since rows last left the batch
     for step in range(limit):
-        logits = decoder.next_logits(ids, mask[:, : width + step], positions)
-        logps = torch.log_softmax(logits / sampling.temperature, dim=-1)
-        chosen = choose(logps, draws[rows, step], sampling.top_p)
-        tokens[rows, step] = torch.where(running, chosen, 0)
-        kept_logps[rows, step] = torch.where(running, logps.gather(-1, chosen.unsqueeze(-1)).squeeze(-1), 0.0)
-        ended = running & (chosen == tokenizer.eos_token_id)
-        lengths[rows[ended]] = step + 1
-        running = running & ~ended
+        drawn.append(_draw(logits, draws[step], sampling))
+        chosen = drawn[-1][0]
+        running &= chosen != end
         alive = int(running.sum())
-        if not alive:
+        stay = _stay(running, alive)
+        last = not alive or step + 1 == limit
+        if last or stay is not None:
+            for whole, parts in zip((tokens, logps), zip(*drawn, strict=True), strict=True):
+                whole[step + 1 - len(drawn) : step + 1, rows] = torch.stack(parts)
+            drawn = []
+        if last:
             break
-        ids, positions = chosen.unsqueeze(-1), positions[:, -1:] + 1
-        if alive <= COMPACT * len(rows) and len(rows) > LEAST_ROWS:  # ended rows fill up what would be too few
-            stay = running.sort(descending=True, stable=True).indices[: max(alive, LEAST_ROWS)]
+        if stay is not None:
             decoder.keep(stay)
-            rows, mask, ids, positions = rows[stay], mask[stay], ids[stay], positions[stay]
-            running = running[stay]
-    sizes = lengths.tolist()[:wanted]
-    all_tokens, all_logps = tokens.to(torch.int32).cpu().numpy(), kept_logps.cpu().numpy()
-    return [(all_tokens[row, :size].copy(), all_logps[row, :size].copy()) for row, size in enumerate(sizes)]
+            rows, running, chosen, draws = rows[stay], running[stay], chosen[stay], draws[:, stay]
+        logits = decoder.step(chosen)
+    return _until_end(tokens, logps, end)[:wanted]
+
+
+def _prompts(requests: Sequence[_Request], width: int, pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each prompt once, and which of them each request has: ids and mask [prompt, width], prompts [request], int64."""
+    numbers: dict[tuple[int, ...], int] = {}
+    prompts = torch.tensor([numbers.setdefault(request.prompt, len(numbers)) for request in requests])
+    distinct = filled(list(numbers))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in distinct])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in distinct])
+    return ids, mask, prompts
+
+
+def _draw(logits: Tensor, u: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """A token of each row, int64, and its log-probability, float32."""
+    logps = torch.log_softmax(logits / sampling.temperature, dim=-1)
+    chosen = choose(logps, u, sampling.top_p)
+    return chosen, logps.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).float()
+
+
+def _stay(running: Tensor, alive: int) -> Tensor | None:
+    """The rows to go on with, [kept] int64, where it is time that others leave.
+
+    Those behind move into the places of finished ones. What is kept is a multiple of `KEPT` rows, so that matrix
+    products have few different sizes, for each of which a kernel is made.
+    """
+    size = -(-alive // KEPT) * KEPT
+    if alive > COMPACT * len(running) or size >= len(running):
+        return None
+    stay = torch.arange(size, device=running.device)
+    behind = running[size:].nonzero().squeeze(-1) + size
+    stay[(~running[:size]).nonzero().squeeze(-1)[: len(behind)]] = behind
+    return stay
+
+
+def _until_end(tokens: Tensor, logps: Tensor, end: int) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+    """Tokens and log-probabilities [step, request] of each request, to its first end token or to the last step."""
+    ended = tokens == end
+    lengths = torch.where(ended.any(dim=0), ended.int().argmax(dim=0) + 1, len(tokens)).tolist()
+    every_token, every_logp = tokens.T.to(torch.int32).cpu().numpy(), logps.T.cpu().numpy()
+    return [(every_token[row, :size].copy(), every_logp[row, :size].copy()) for row, size in enumerate(lengths)]
 
 
 def filled(rows: Sequence[T]) -> Sequence[T]:
@@ -193,6 +255,5 @@ def filled(rows: Sequence[T]) -> Sequence[T]:
     return [*rows, *[rows[0]] * (LEAST_ROWS - len(rows))]
 
 
-def _without_end(tokens: NDArray[np.int32], end: int) -> list[int]:
-    kept = tokens.tolist()
-    return kept[:-1] if kept and kept[-1] == end else kept
+def _without_end(tokens: NDArray[np.int32], end: int) -> NDArray[np.int32]:
+    return tokens[:-1] if len(tokens) and tokens[-1] == end else tokens

@@ -6,10 +6,8 @@ a fresh worker gives the same answer.
 
 from __future__ import annotations
 
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from ductile.models.load import load_tokenizer
 from ductile.ports import Divergence, PolicyRef, Sampling
 from ductile.problem import Group, Problem
 from ductile.sampling.divergence import divergence, score
+from ductile.sampling.published import Published, new_token
 from ductile.sampling.sampler import sample
 
 KEPT_POLICIES = 4
@@ -34,19 +33,6 @@ Key = tuple[object, Place]
 """What is loaded, and where."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that `publish` made reachable. `token` is unique to them; `state` is the state dict or where it is."""
-
-    token: str
-    state: Any
-
-
-def new_token() -> str:
-    """A name for newly published weights."""
-    return uuid.uuid4().hex
 
 
 class RolloutWorker:
@@ -93,7 +79,7 @@ class RolloutWorker:
         policy = self._policies[key]
         policy.set_coefficients(composition)
         if ref.weights is not None and self._loaded.get(key) != ref.weights.token:
-            policy.load_trainable(ref.weights.state)
+            policy.adopt_trainable(ref.weights.state)
             self._loaded[key] = ref.weights.token
         return policy
 
@@ -106,8 +92,8 @@ class LocalPool(RolloutWorker):
         self._begun: list[list[Group]] = []
 
     def publish(self, weights: Mapping[str, Any]) -> Published:
-        """Keep a copy, so that later updates of the learner do not reach policies published before."""
-        return Published(new_token(), {name: tensor.detach().clone() for name, tensor in weights.items()})
+        """Keep them as they are: nobody writes to what is published (`ports.RolloutPool.publish`)."""
+        return Published(new_token(), dict(weights))
 
     def begin(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> int:
         """Do it at once: there is no other process that could."""

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ductile.config import RunSettings
-from ductile.distillation import distilled_base
 from ductile.ports import Composition, Member
 from ductile.variants.base import PolicyGradient
 
@@ -83,6 +82,8 @@ class Proxy(PolicyGradient):
         now = {member.role: member for member in learner.composition.members}
         begun = {member.role: member for member in learner.origin.members}
         if self.memory == "distil":
+            from ductile.distillation import distilled_base  # of models: a job that only checks settings needs none
+
             steps = self.distil_steps or DISTIL_STEPS
             base = replace(now[BASE], path=distilled_base(settings, ended, stream, steps, ports))
             members: tuple[Member, ...] = (base, begun[EXPERT], begun[ANTI])

@@ -16,10 +16,11 @@ from ductile.contexts.context import Context
 from ductile.contexts.room import room
 from ductile.contexts.teaching import Teaching
 from ductile.domains import make_domain
+from ductile.models.cached import RECIPE, model_key, settings_key
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
 from ductile.ports import Composition, Member, PolicyRef
-from ductile.pretrain import RECIPE, _batches, _sources, model_key, settings_key
+from ductile.pretrain import _batches, _sources
 from ductile.settings import as_plain, build
 
 MODEL: dict[str, Any] = {

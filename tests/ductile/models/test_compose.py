@@ -1,15 +1,14 @@
-"""Logits that are added, gradients that reach one member alone, and a decoder that is the forward pass."""
+"""Logits that are added, and gradients that reach one member alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from ductile.models.compose import ComposedPolicy, Decoder, position_ids
+from ductile.models.compose import ComposedPolicy, position_ids
 from ductile.ports import Composition, Member
 
 ALPHA = 0.6
@@ -111,31 +110,3 @@ def test_loaded_state_is_the_trainable_members_alone(tiny_llama: Callable[[int],
 def test_positions_count_from_the_first_real_token() -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
     assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0]]
-
-
-@pytest.mark.parametrize("kept", [[0, 1, 2], [2], [0, 2], [1, 2]])
-def test_decoder_is_the_forward_pass_before_and_after_rows_leave(
-    tiny_llama: Callable[[int], str], kept: list[int]
-) -> None:
-    """Rows of 2, 4 and 3 prompt tokens, padded on the left to 4, that then get five more tokens."""
-    policy = proxy(tiny_llama(0), tiny_llama(1), tiny_llama(2))
-    prompts = [[5, 6], [7, 8, 9, 10], [11, 12, 13]]
-    more = torch.tensor([[30, 31, 32, 33, 34], [40, 41, 42, 43, 44], [50, 51, 52, 53, 54]])
-    ids = torch.tensor([[0] * (4 - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (4 - len(prompt)) + [1] * (len(prompt) + 5) for prompt in prompts])
-    decoder = Decoder(policy, 9)
-    rows = torch.arange(3)
-    with torch.inference_mode():
-        logits = decoder.next_logits(ids, mask[:, :4], position_ids(mask[:, :4]))
-        for step in range(6):
-            for row, prompt in enumerate(rows.tolist()):
-                whole = torch.tensor([prompts[prompt] + more[prompt, :step].tolist()])
-                expected = policy(whole, torch.ones_like(whole))[0, -1]
-                assert torch.allclose(logits[row], expected, rtol=0, atol=1e-5), (step, prompt)
-            if step == 5:
-                break
-            if step == 2:
-                rows = torch.tensor(kept)
-                decoder.keep(rows)
-            positions = position_ids(mask)[rows, 4 + step : 5 + step]
-            logits = decoder.next_logits(more[rows, step : step + 1], mask[rows, : 5 + step], positions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare, kstest
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from ductile.models.compose import ComposedPolicy
+from ductile.models.decoder import PolicyDecoder
 from ductile.models.load import load_tokenizer
 from ductile.models.tokenizer import character_tokenizer
 from ductile.ports import Composition, Member, Sampling
@@ -26,6 +28,13 @@ from ductile.sampling.sampler import choose, sample, uniforms
 SAMPLING = Sampling(seed=3, stream="train/0/1", samples=4, max_tokens=40, temperature=0.8)
 PROMPTS = ("s34>1:", "t5:", "what is seven and eight?", "q" * 16, "a longer one than seventeen", "x", "s35>1:")
 ALPHA = 1.7
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "initializer_range": 0.4,
+}
 
 
 def problems_of(prompts: tuple[str, ...] = PROMPTS) -> list[Problem]:
@@ -283,8 +292,12 @@ def slow_choice(logps: NDArray[np.float64], u: float, top_p: float) -> int:
     return max(nucleus)
 
 
+@pytest.mark.parametrize("block", [512, 3, 1])
 @pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 0.1, 1e-6])
-def test_choice_is_that_of_a_slow_walk_through_the_tokens(top_p: float) -> None:
+def test_choice_is_that_of_a_slow_walk_through_the_tokens(
+    top_p: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "BLOCK", block)
     random = np.random.default_rng(0)
     logps = log_softmax(random.normal(scale=2.0, size=(300, 11)))
     u = random.random(300)
@@ -297,12 +310,16 @@ def test_choice_is_that_of_a_slow_walk_through_the_tokens(top_p: float) -> None:
     logits=st.lists(st.one_of(st.floats(-30, 30), st.just(-np.inf)), min_size=1, max_size=8),
     u=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2.0**-53])),
     top_p=st.one_of(st.just(1.0), st.floats(1e-9, 1)),
+    block=st.sampled_from([512, 3]),
 )
-def test_choice_is_never_outside_the_nucleus_and_never_impossible(logits: list[float], u: float, top_p: float) -> None:
+def test_choice_is_never_outside_the_nucleus_and_never_impossible(
+    logits: list[float], u: float, top_p: float, block: int
+) -> None:
     if max(logits) == -np.inf:
         logits[0] = 0.0
     logps = torch.log_softmax(torch.tensor([logits], dtype=torch.float64), dim=-1)
-    chosen = int(choose(logps, torch.tensor([u], dtype=torch.float64), top_p))
+    with patch.object(sampler, "BLOCK", block):
+        chosen = int(choose(logps, torch.tensor([u], dtype=torch.float64), top_p))
     probabilities = logps[0].exp().numpy()
     assert probabilities[chosen] > 0
     assert probabilities[probabilities > probabilities[chosen]].sum() < top_p + 1e-12
@@ -342,6 +359,31 @@ def test_first_tokens_of_many_samples_have_the_models_frequencies(policy: Compos
     observed = [*counts[common], counts[~common].sum()]
     expected = [*probabilities[common], probabilities[~common].sum()]
     assert chisquare(observed, np.array(expected) * 1500).pvalue > 1e-3
+
+
+def test_first_two_tokens_of_many_samples_have_the_models_frequencies() -> None:
+    """Of a vocabulary of seven, at a temperature: 49 pairs, by a plain forward pass over each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=7, **SMALL)).eval()
+    policy, prompt, count = (
+        ComposedPolicy(Composition((Member("policy", "", 1.0),), "policy"), [model]),
+        [3, 1, 4],
+        4000,
+    )
+    sampling = dataclasses.replace(SAMPLING, samples=count, max_tokens=2)
+    u = torch.from_numpy(np.stack([uniforms(sampling, "a", number) for number in range(count)]))
+    decoder = PolicyDecoder(policy, 5)
+    with torch.inference_mode():
+        ids = torch.tensor([prompt])
+        logits = decoder.prefill(ids, torch.ones_like(ids), torch.zeros(count, dtype=torch.int64))
+        first = choose(torch.log_softmax(logits / 3, dim=-1), u[:, 0], 1.0)
+        second = choose(torch.log_softmax(decoder.step(first) / 3, dim=-1), u[:, 1], 1.0)
+        pairs = torch.tensor([[*prompt, token] for token in range(7)])
+        probabilities = torch.softmax(model(pairs).logits[:, -2:].double() / 3, dim=-1)
+    expected = (probabilities[0, 0][:, None] * probabilities[:, 1]).flatten() * count
+    assert expected.min() > 5 and expected.max() > 4 * expected.min()
+    assert chisquare(np.bincount((7 * first + second).numpy(), minlength=49), expected.numpy()).pvalue > 1e-3
 
 
 def test_prompt_of_no_tokens_is_refused_with_its_problem(policy: ComposedPolicy) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from ductile.config import LearnerSettings
+from ductile.engines.torch_engine import TorchEngine
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import load_tokenizer
@@ -51,13 +53,15 @@ def test_published_weights_answer_as_a_folder_that_holds_them(tiny_llama: Callab
     assert answers(pool, PolicyRef(composition_of(tiny_llama(0)), published, 3)) == from_folder
 
 
-def test_weights_changed_after_publishing_do_not_reach_the_policy(tiny_llama: Callable[[int], str]) -> None:
-    pool = LocalPool("float32")
-    state = AutoModelForCausalLM.from_pretrained(tiny_llama(1)).state_dict()
-    ref = PolicyRef(composition_of(tiny_llama(0)), pool.publish(state), 0)
-    for tensor in state.values():
-        tensor.zero_()
-    assert answers(pool, ref) == answers(pool, PolicyRef(composition_of(tiny_llama(1)), None, 0))
+def test_step_of_the_engine_does_not_reach_what_was_published_before(tiny_llama: Callable[[int], str]) -> None:
+    pool, model = LocalPool("float32"), AutoModelForCausalLM.from_pretrained(tiny_llama(1))
+    engine = TorchEngine(model, LearnerSettings(), lr=1.0)
+    ref = PolicyRef(composition_of(tiny_llama(0)), pool.publish(engine.weights()), 0)
+    before = answers(pool, ref)  # the worker now lies on the published weights
+    engine.backward(model(torch.tensor([[1, 2, 3]])).logits.logsumexp(-1).sum(), last=True)
+    engine.step()
+    assert before == answers(pool, ref) == answers(pool, PolicyRef(composition_of(tiny_llama(1)), None, 0))
+    assert before != answers(pool, PolicyRef(composition_of(tiny_llama(0)), pool.publish(engine.weights()), 1))
 
 
 def test_policies_are_loaded_onto_the_gpu_that_the_worker_sees(
