@@ -35,8 +35,9 @@ from ductile.identity import fingerprint
 from ductile.judge import LocalJudge
 from ductile.models.compose import ComposedPolicy
 from ductile.models.load import encode_problem, fresh_model, load_model, load_tokenizer
+from ductile.packed import Pair
 from ductile.ports import Composition, Member, Sampling
-from ductile.pretrain import Pair, ensure_model
+from ductile.pretrain import ensure_model
 from ductile.problem import SUCCESS
 from ductile.sampling.sampler import sample
 from ductile.scores import SCORES

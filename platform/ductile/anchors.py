@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ductile.models.compose import ComposedPolicy
+from ductile.packed import Packed
 from ductile.problem import JudgedGroup
-from ductile.rl.batch import Row, cut, tensors
+from ductile.rl.batch import Row, cut, deal, tensors
 from ductile.rl.kl import kl_estimate
-from ductile.rl.objective import Objective, token_logps
+from ductile.rl.objective import Objective
+from ductile.rl.selected import selected
 
 
 class Anchor:
@@ -34,9 +36,9 @@ class Anchor:
         self._average = _copied(policy.trainable.state_dict()) if self._kind == "ema" else {}
 
     @torch.no_grad()
-    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """As `ComposedPolicy.forward`, without gradient."""
-        return self.policy(ids, mask)  # type: ignore[no-any-return]
+    def logits(self, packed: Packed) -> Tensor:
+        """As `ComposedPolicy.completion_logits`, without gradient."""
+        return self.policy.completion_logits(packed)
 
     def start_phase(self, weights: Mapping[str, Tensor]) -> None:
         """Become the policy with these trainable weights, where the anchor is taken at the start of a phase."""
@@ -73,23 +75,22 @@ def sequence_kl(
     """The estimate of KL(behaviour || policy) in nats of each completion: for each group, [completion] float64.
 
     It is the sum over the completion's tokens, of their log-probabilities when they were sampled and those under
-    `policy`. With several ranks each computes every world-th completion, and all get the same numbers.
+    `policy`. With several ranks each computes its share of the completions, and all get the same numbers.
     """
     rows = [
         Row(group.group.prompt_tokens, completion.tokens, completion.logps, 0.0, 1.0)
         for group in judged
         for completion in group.group.completions
     ]
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].tokens, i))[rank::world]
+    order = deal(rows, world)[rank]
     totals = torch.zeros(len(rows), dtype=torch.float64, device=policy.device)
     done = 0
     for part in cut([rows[i] for i in order], micro_tokens):
         micro = tensors(part, policy.device)
         with torch.no_grad():
-            logps, _ = token_logps(policy(micro.padded.ids, micro.padded.mask), micro, temperature)
-        kl = kl_estimate(micro.behaviour_logps, logps, estimator).double()
-        kl = torch.where(micro.padded.completion, kl, 0.0).sum(dim=-1)
-        totals[order[done : done + len(part)]] = kl
+            logps, _ = selected(policy.completion_logits(micro.packed), micro.packed.targets, temperature)
+        places = torch.tensor(order[done : done + len(part)], device=policy.device)[micro.packed.rows]
+        totals.index_add_(0, places, kl_estimate(micro.behaviour_logps, logps, estimator).double())
         done += len(part)
     if world > 1:
         dist.all_reduce(totals)

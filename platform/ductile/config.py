@@ -154,7 +154,7 @@ class LearnerSettings:
     weight_decay: float = setting(0.0, "AdamW weight decay", low=0)
     clip: float = setting(1.0, "largest gradient norm", above=0)
     epochs: int = setting(1, "passes over each batch; above 1 the ratio leaves 1 and the clip acts", low=1)
-    micro_tokens: int = setting(16384, "most tokens in a micro-batch, padding included", low=1)
+    micro_tokens: int = setting(16384, "most tokens in a micro-batch, a prompt that rows share counted once", low=1)
     precision: str = setting("fp32", "number format of forward and backward", choices=("fp32", "bf16"))
     threads: int = setting(1, "torch threads of each learner worker", low=1)
     max_failures: int = setting(

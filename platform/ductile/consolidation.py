@@ -32,7 +32,8 @@ from torch import Tensor
 from ductile.models.compose import ComposedPolicy
 from ductile.problem import Group
 from ductile.rl.batch import Row, tensors
-from ductile.rl.objective import Objective, token_logps
+from ductile.rl.objective import Objective
+from ductile.rl.selected import selected
 from ductile.rl.supervised import Supervised
 
 State = Mapping[str, Tensor]
@@ -106,9 +107,8 @@ def fisher(
     sums = [torch.zeros_like(p, dtype=torch.float32) for p in learned]
     for prompt, completion in rows[rank::world]:
         micro = tensors([Row(prompt, completion.tokens, completion.logps, 0.0, 1.0)], policy.device)
-        logps, _ = token_logps(policy(micro.padded.ids, micro.padded.mask), micro, temperature)
-        total = torch.where(micro.padded.completion, logps, 0.0).sum()
-        for square, gradient in zip(sums, torch.autograd.grad(total, learned), strict=True):
+        logps, _ = selected(policy.completion_logits(micro.packed), micro.packed.targets, temperature)
+        for square, gradient in zip(sums, torch.autograd.grad(logps.sum(), learned), strict=True):
             square += gradient.float() ** 2
     if world > 1:
         for square in sums:

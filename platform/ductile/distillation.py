@@ -16,24 +16,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ductile.config import LearnerSettings, RunSettings
-from ductile.models.compose import ComposedPolicy, position_ids
+from ductile.models.compose import ComposedPolicy, completion_logits
 from ductile.models.kept import fingerprint, kept
 from ductile.models.load import DTYPES, load_model
+from ductile.packed import Pair, pack
 from ductile.ports import Composition, PolicyRef, Sampling
 from ductile.problem import Group
-from ductile.rl.batch import pad_rows
 
 if TYPE_CHECKING:  # steps import variants, and they this
     from ductile.plan import Phase
     from ductile.step import StepPorts
-
-Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
-"""Token ids of prompt and completion."""
 
 
 def distilled_base(settings: RunSettings, ended: Phase, stream: str, steps: int, ports: StepPorts) -> str:
@@ -100,14 +96,11 @@ def distil(
     losses = []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = settings.lr * (1 - step / steps)
-        padded = pad_rows(rows[step::steps], teacher.device)
+        packed = pack(rows[step::steps], teacher.device)
         with torch.no_grad():
-            target = torch.log_softmax(teacher(padded.ids, padded.mask)[:, :-1] / temperature, dim=-1)
-        output = student(
-            input_ids=padded.ids, attention_mask=padded.mask, position_ids=position_ids(padded.mask), use_cache=False
-        )
-        logits = output.logits[:, :-1, : teacher.vocabulary].float() / temperature
-        loss = forward_kl(target, torch.log_softmax(logits, dim=-1), padded.completion)
+            target = torch.log_softmax(teacher.completion_logits(packed) / temperature, dim=-1)
+        logits = completion_logits(student, student, packed)[:, : teacher.vocabulary].float() / temperature
+        loss = forward_kl(target, torch.log_softmax(logits, dim=-1))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), settings.clip)
@@ -116,10 +109,9 @@ def distil(
     return losses
 
 
-def forward_kl(teacher: Tensor, student: Tensor, inside: Tensor) -> Tensor:
-    """Mean over the positions inside of KL(teacher || student). Both: [row, position, vocabulary] log-probabilities."""
-    kl = torch.where(teacher > -torch.inf, teacher.exp() * (teacher - student), 0.0).sum(dim=-1)
-    return (kl * inside).sum() / inside.sum()
+def forward_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean over tokens of KL(teacher || student). Both: [token, vocabulary] log-probabilities."""
+    return torch.where(teacher > -torch.inf, teacher.exp() * (teacher - student), 0.0).sum(dim=-1).mean()
 
 
 def _in_turn(groups: Sequence[Group]) -> list[Pair]:

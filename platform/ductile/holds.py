@@ -25,6 +25,7 @@ from ductile.problem import Group, JudgedGroup
 from ductile.rl.batch import Batch, MicroBatch
 from ductile.rl.kl import adapted_coefficient
 from ductile.rl.objective import Objective, memory_loss
+from ductile.rl.selected import selected
 from ductile.rl.supervised import Supervised
 
 
@@ -97,14 +98,15 @@ class Holds:
     def memory_loss(self, logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """See `objective.memory_loss`. logits: the policy's on remembered answers."""
         assert self.anchor  # without one nothing is remembered
-        anchor = self.anchor.logits(micro.padded.ids, micro.padded.mask)
+        anchor = self.anchor.logits(micro.packed)
         return memory_loss(logits, anchor, micro, self._kl, self._settings.rollout.temperature)
 
-    def anchor_logits(self, micro: MicroBatch) -> Tensor | None:
-        """The anchor's logits on rows of the batch, where the loss has a KL on them."""
+    def anchor_logps(self, micro: MicroBatch) -> Tensor | None:
+        """The anchor's log-probability of each completion token of the batch, where the loss has a KL on them."""
         if not self.anchor or not self._objective.kl_in_loss:
             return None
-        return self.anchor.logits(micro.padded.ids, micro.padded.mask)
+        logits = self.anchor.logits(micro.packed)
+        return selected(logits, micro.packed.targets, self._settings.rollout.temperature)[0]
 
     def with_coefficient(self, objective: Objective) -> Objective:
         """The objective with the coefficient of the moment."""

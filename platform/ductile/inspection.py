@@ -7,6 +7,7 @@ random number generators are other afterwards than before.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,12 @@ class LoadedPolicy:
     def _gradient(self, batch: Batch, objective: Objective | Supervised, temperature: float) -> list[Tensor]:
         weights = list(self._policy.trainable.parameters())
         total = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
+        if not self._policy.prefixed:  # see `_chunks`
+            vocabulary = self._policy.vocabulary
+            batch = Batch(tuple(replace(row, prompt=row.prompt[row.prompt < vocabulary]) for row in batch.rows))
+        self.forwarded += sum(row.tokens for row in batch.rows) * len(self._policy.composition.members)
         for micro in micro_batches(batch, MICRO_TOKENS, self._policy.device):
-            logits = self._logits(micro.padded)
+            logits = self._policy.completion_logits(micro.packed)
             if isinstance(objective, Supervised):
                 loss, _ = likelihood_loss(logits, micro)
             else:

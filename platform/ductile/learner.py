@@ -479,24 +479,24 @@ class PolicyLearner:
         return metrics
 
     def _backward_memory(self, micro: MicroBatch, last: bool) -> dict[str, Tensor]:
-        logits = self._policy(micro.padded.ids, micro.padded.mask, trained=self._engine.module)
+        logits = self._policy.completion_logits(micro.packed, trained=self._engine.module)
         loss, sums = self._holds.memory_loss(logits, micro)
         self._engine.backward(loss, last)
         return sums
 
     def _backward(self, micro: MicroBatch, last: bool) -> tuple[MicroBatch, dict[str, Tensor]]:
         """The micro-batch for the next pass, which keeps the proximal policy of the first, and the sums of this one."""
-        ids, mask, temperature = micro.padded.ids, micro.padded.mask, self._settings.rollout.temperature
-        anchor_logits = self._holds.anchor_logits(micro)
-        logits = self._policy(ids, mask, trained=self._engine.module)
+        temperature = self._settings.rollout.temperature
+        anchor_logps = self._holds.anchor_logps(micro)
+        logits = self._policy.completion_logits(micro.packed, trained=self._engine.module)
         if isinstance(self._objective, Supervised):
             loss, sums = likelihood_loss(logits, micro)
         else:
             objective = self._holds.with_coefficient(self._objective)
             if objective.importance_cap is not None and micro.proximal_logps is None:
                 micro = with_proximal(micro, logits, temperature)
-            loss, sums = micro_loss(logits, anchor_logits, micro, objective, temperature)
-            if anchor_logits is not None:
+            loss, sums = micro_loss(logits, anchor_logps, micro, objective, temperature)
+            if anchor_logps is not None:
                 sums["kl_tokens"] = sums["tokens"]
         self._engine.backward(loss, last)
         return micro, sums

@@ -28,6 +28,7 @@ from ductile.engines.shards import Saved, captured, whole_shards, writer
 from ductile.models.cached import model_folder
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.packed import Pair
 from ductile.rl.batch import pad_rows
 
 CHUNK = 250
@@ -43,8 +44,6 @@ TAUGHT = 1
 """Names the random numbers of contexts: rows without one are the same, whatever share of the others has one."""
 
 Log = Callable[[int, dict[str, float]], None]
-Pair = tuple[NDArray[np.int32], NDArray[np.int32]]
-"""Token ids of a prompt and of its completion."""
 
 
 @dataclass(frozen=True)

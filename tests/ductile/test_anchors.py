@@ -179,7 +179,8 @@ def test_penalties_of_two_ranks_add_up_to_those_of_one(
     parts = [sequence_kl(policy, judged, "k1", TEMPERATURE, 40, rank, 2) for rank in (0, 1)]
     for one, first, second in zip(whole, *parts, strict=True):
         assert first + second == pytest.approx(one, abs=1e-5)
-    assert all(np.count_nonzero(np.concatenate(part)) == 6 for part in parts)  # half of the completions each
+    shares = [np.count_nonzero(np.concatenate(part)) for part in parts]
+    assert sum(shares) == 12 and min(shares) >= 4  # each completion once, and half of the tokens each
 
 
 def test_kl_in_the_reward_is_asked_of_low_drift_alone_and_there_only_where_it_is_placed(make: Make) -> None:

@@ -9,7 +9,7 @@ and only the trainable member's parameters get gradients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ductile.models.load import load_model
+from ductile.models.packing import packed_logits, packs
 from ductile.models.soft_prefix import is_prefix
+from ductile.packed import Packed
 from ductile.ports import Composition
 
 
@@ -84,7 +86,7 @@ class ComposedPolicy(nn.Module):
                 held[name].copy_(tensor)
 
     def forward(self, ids: Tensor, mask: Tensor, trained: nn.Module | None = None) -> Tensor:
-        """Logits of a batch of whole sequences.
+        """Logits of a batch of whole sequences: the reference for `completion_logits`.
 
         ids, mask: [row, position] int64, padding is 0 in `mask`; `trained` stands in for the trainable member.
         Returns [row, position, vocabulary] float32. Without a soft prefix it reads the ids as if there were none.
@@ -93,17 +95,54 @@ class ComposedPolicy(nn.Module):
             mask = mask * (ids < self.vocabulary)
             ids = ids.clamp(max=self.vocabulary - 1)
         positions = position_ids(mask)
+
+        def logits(_: PreTrainedModel, called: nn.Module) -> Tensor:
+            return called(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # type: ignore[no-any-return]
+
+        return self._sum(logits, trained)
+
+    def completion_logits(self, packed: Packed, trained: nn.Module | None = None) -> Tensor:
+        """Logits that predict the completions' tokens, [target, vocabulary] float32; `trained` as in `forward`.
+
+        What no completion token is predicted from (prompts, padding) is given no logits. Members whose architecture
+        cannot be packed are given padded rows. Soft prefixes are for policies that have them.
+        """
+
+        def logits(model: PreTrainedModel, called: nn.Module) -> Tensor:
+            return completion_logits(model, called, packed)
+
+        return self._sum(logits, trained)
+
+    def _sum(self, logits: Callable[[PreTrainedModel, nn.Module], Tensor], trained: nn.Module | None) -> Tensor:
+        """Coefficient times logits(member, what is called for it) over the members, [..., vocabulary] float32."""
         total: Tensor | None = None
         for member in self.composition.members:
-            model = self.members[member.role]
+            model: PreTrainedModel = self.members[member.role]  # type: ignore[assignment]
             learned = member.role == self.composition.trainable
             with torch.set_grad_enabled(learned and torch.is_grad_enabled()):
-                called = trained if learned and trained is not None else model
-                logits = called(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            logits = member.coefficient * logits[..., : self.vocabulary].float()
-            total = logits if total is None else total + logits
+                own = logits(model, trained if learned and trained is not None else model)
+            own = own[..., : self.vocabulary].float()
+            scaled = own if member.coefficient == 1 else member.coefficient * own
+            total = scaled if total is None else total + scaled
         assert total is not None
         return total
+
+
+def completion_logits(model: PreTrainedModel, called: nn.Module, packed: Packed) -> Tensor:
+    """Logits that predict the targets, [target, vocabulary]; called: the model, or what is wrapped around it."""
+    return packed_logits(model, called, packed) if packs(model) else padded_logits(called, packed)
+
+
+def padded_logits(called: nn.Module, packed: Packed) -> Tensor:
+    """Logits that predict the targets, [target, vocabulary], from rows padded on the right."""
+    longest = max(spread.shape[1] for spread in packed.spreads)
+    spread = torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in packed.spreads])
+    mask = torch.arange(longest, device=spread.device) < packed.lengths[:, None]
+    ids, real = packed.ids[spread], mask.long()
+    logits = called(input_ids=ids, attention_mask=real, position_ids=position_ids(real), use_cache=False).logits
+    places = torch.empty_like(packed.ids)  # where each token stands; of a prompt that rows share, in one of them
+    places[spread[mask]] = mask.flatten().nonzero().squeeze(-1)
+    return logits.flatten(0, 1)[places[packed.kept]]  # type: ignore[no-any-return]
 
 
 def without_prefixes(composition: Composition) -> Composition:

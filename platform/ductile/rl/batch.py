@@ -1,4 +1,4 @@
-"""A step's completions as rows of a batch, and rows as padded tensors of bounded size."""
+"""A step's completions as rows of a batch, and rows as packed or padded tensors of bounded size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ductile.packed import Packed, Pair, pack
+
+AREA = 2
+"""Most tokens of a micro-batch's rows with their own prompts, in its bound: so attention lays them out side by side."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +60,21 @@ class Padded:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows as tensors. behaviour_logps: [row, position - 1] float32, 0 outside; advantages, weights: [row, 1].
+    """Rows as tensors; a completion's tokens are flat, those of the rows one after the other (`Packed.rows`).
 
+    behaviour_logps, advantages, weights: [token] float32, of each completion token.
     proximal_logps: as behaviour_logps, of the policy that the update began with (`rl.losses.importance`); None where
     the behaviour policy is taken for it.
     """
 
-    padded: Padded
+    packed: Packed
     behaviour_logps: Tensor
     advantages: Tensor
     weights: Tensor
     proximal_logps: Tensor | None = None
 
 
-def pad_rows(
-    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], device: torch.device | str = "cpu", width: int = 0
-) -> Padded:
+def pad_rows(rows: Sequence[Pair], device: torch.device | str = "cpu", width: int = 0) -> Padded:
     """(prompt, completion) pairs as one padded batch, at least `width` wide."""
     width = max(width, *(len(prompt) + len(completion) for prompt, completion in rows))
     ids = np.zeros((len(rows), width), np.int64)
@@ -87,41 +91,62 @@ def pad_rows(
 def micro_batches(
     batch: Batch, max_tokens: int, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
 ) -> list[MicroBatch]:
-    """Cut a batch by tokens: each micro-batch holds at most `max_tokens` of them, padding included, or a single row.
+    """Cut a batch by tokens: each micro-batch holds at most `max_tokens` of them, or a single row.
 
-    Rows of similar length go together. With `world` ranks each gets every world-th row; all ranks get the same number
-    of micro-batches, filled up with repeats of weight 0, because a collective update needs them to march in step.
+    Rows with equal prompts go together, and then those of similar length. With `world` ranks each gets its share
+    (`deal`); all ranks get the same number of micro-batches, filled up with repeats of weight 0, because a collective
+    update needs them to march in step.
     """
-    order = sorted(range(len(batch.rows)), key=lambda i: (batch.rows[i].tokens, i))
-    shares = [[batch.rows[i] for i in order[r::world]] for r in range(world)]
-    parts = [cut(share, max_tokens) for share in shares]
-    steps = max((len(part) for part in parts), default=0)
+    parts = [cut([batch.rows[i] for i in share], max_tokens) for share in deal(batch.rows, world)]
+    steps = max(len(part) for part in parts)
     mine = [tensors(rows, device) for rows in parts[rank]]
     filler = next((part[0] for part in parts if part), None)
     while len(mine) < steps and filler:
         empty = tensors(filler[:1], device)
-        mine.append(MicroBatch(empty.padded, empty.behaviour_logps, empty.advantages * 0, empty.weights * 0))
+        mine.append(MicroBatch(empty.packed, empty.behaviour_logps, empty.advantages * 0, empty.weights * 0))
     return mine
 
 
+def deal(rows: Sequence[Row], world: int) -> list[list[int]]:
+    """Numbers of the rows of each rank: equally many tokens, as far as whole rows allow.
+
+    Rows with equal prompts stand together, the prompt with the shortest longest row first, and each one's by length.
+    """
+    longest: dict[bytes, int] = {}
+    keys = [row.prompt.tobytes() for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        longest[key] = max(row.tokens, longest.get(key, 0))
+    order = sorted(range(len(rows)), key=lambda i: (longest[keys[i]], keys[i], rows[i].tokens, i))
+    shares: list[list[int]] = [[] for _ in range(world)]
+    total, before = sum(row.tokens for row in rows), 0
+    for i in order:
+        shares[(2 * before + rows[i].tokens) * world // (2 * total)].append(i)
+        before += rows[i].tokens
+    return shares
+
+
 def cut(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows in ascending length as parts of at most `max_tokens` tokens, padding included, or of a single row."""
+    """Rows as parts of at most `max_tokens` packed tokens, and `AREA` times as many side by side, or of one row."""
     parts: list[list[Row]] = []
-    for row in rows:  # ascending, so the newest row is the widest
-        if parts and row.tokens * (len(parts[-1]) + 1) <= max_tokens:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
+    packed = apart = 0
+    prompts = set[bytes]()
+    for row in rows:
+        key = row.prompt.tobytes()
+        packed += len(row.completion) + (0 if key in prompts else len(row.prompt))
+        apart += row.tokens
+        if not parts or packed > max_tokens or apart > AREA * max_tokens:
+            parts.append([])
+            packed = apart = row.tokens
+            prompts.clear()
+        parts[-1].append(row)
+        prompts.add(key)
     return parts
 
 
 def tensors(rows: Sequence[Row], device: torch.device | str) -> MicroBatch:
     """Rows as one micro-batch."""
-    padded = pad_rows([(row.prompt, row.completion) for row in rows], device)
-    logps = np.zeros(padded.completion.shape, np.float32)
-    for position, row in enumerate(rows):
-        start = len(row.prompt) - 1
-        logps[position, start : start + len(row.completion)] = row.behaviour_logps
-    columns = np.array([[row.advantage, row.weight] for row in rows], np.float32)
-    advantages, weights = torch.from_numpy(columns).to(device).split(1, dim=1)
-    return MicroBatch(padded, torch.from_numpy(logps).to(device), advantages, weights)
+    packed = pack([(row.prompt, row.completion) for row in rows], device)
+    logps = torch.from_numpy(np.concatenate([row.behaviour_logps for row in rows]).astype(np.float32)).to(device)
+    columns = torch.from_numpy(np.array([[row.advantage, row.weight] for row in rows], np.float32)).to(device)
+    advantages, weights = columns[packed.rows].unbind(dim=1)
+    return MicroBatch(packed, logps, advantages, weights)

@@ -1,4 +1,8 @@
-"""The policy-gradient loss per token, and how tokens are averaged into one number."""
+"""The policy-gradient loss per token, and how tokens are averaged into one number.
+
+Tokens are those of completions alone, flat: those of one row after those of another. `rows` [token] int64 numbers the
+row of each, for what is one number for a completion.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ MAX_LOG_RATIO = 20.0
 """Bound on the log-ratio inside an exponential, as in verl: one very unlikely token must not overflow a step."""
 
 Losses = tuple[Tensor, Tensor, Tensor]
-"""Loss, importance ratio, and whether the clip acted on it; each [row, token]."""
+"""Loss, importance ratio, and whether the clip acted on it; each [token]."""
 
 
 def policy_loss(
     logps: Tensor,
     behaviour_logps: Tensor,
     advantages: Tensor,
-    inside: Tensor,
+    rows: Tensor,
     kind: str,
     clip_low: float,
     clip_high: float,
@@ -24,16 +28,16 @@ def policy_loss(
 ) -> Losses:
     """The loss of each token, to be minimised. With every ratio 1 all kinds have the same gradient: - A grad log p.
 
-    logps, behaviour_logps: [row, token] float32, nats; advantages: [row, token] or [row, 1]; inside: [row, token] bool,
-    the completion's tokens. kind: clip, cispo or gspo; dual_clip: of clip alone. The ratio is 1 where the behaviour
-    policy is the policy itself: on one pass over a batch (learner.epochs 1) no clip ever acts.
+    logps, behaviour_logps, advantages: [token] float32, log-probabilities in nats; rows: [token] int64. kind: clip,
+    cispo or gspo; dual_clip: of clip alone. The ratio is 1 where the behaviour policy is the policy itself: on one pass
+    over a batch (learner.epochs 1) no clip ever acts.
     """
     if kind == "clip":
         return clipped_loss(logps, behaviour_logps, advantages, clip_low, clip_high, dual_clip)
     if kind == "cispo":
         return cispo_loss(logps, behaviour_logps, advantages, clip_low, clip_high)
     if kind == "gspo":
-        return gspo_loss(logps, behaviour_logps, advantages, inside, clip_low, clip_high)
+        return gspo_loss(logps, behaviour_logps, advantages, rows, clip_low, clip_high)
     raise ValueError(f"loss: unknown kind {kind!r}")
 
 
@@ -77,7 +81,7 @@ def cispo_loss(logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, clip_
 
 
 def gspo_loss(
-    logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, inside: Tensor, clip_low: float, clip_high: float
+    logps: Tensor, behaviour_logps: Tensor, advantages: Tensor, rows: Tensor, clip_low: float, clip_high: float
 ) -> Losses:
     """GSPO (arXiv 2507.18071 eq. 5 and 7; the token form of eq. 13 to 14, as in verl): one ratio for a completion.
 
@@ -87,15 +91,14 @@ def gspo_loss(
 
     The paper averages over each completion's tokens first (length_norm: completion) and clips at 3e-4 and 4e-4.
     """
-    lengths = inside.sum(dim=-1, keepdim=True).clamp(min=1)
-    mean = torch.where(inside, logps - behaviour_logps, 0.0).sum(dim=-1, keepdim=True) / lengths
+    mean = row_means(logps - behaviour_logps, rows)
     ratio = torch.exp(mean.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) + logps - logps.detach())
     free = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     return -torch.minimum(free, clipped), ratio, clipped < free
 
 
-def importance(proximal_logps: Tensor, behaviour_logps: Tensor, inside: Tensor, kind: str, cap: float) -> Tensor:
+def importance(proximal_logps: Tensor, behaviour_logps: Tensor, rows: Tensor, kind: str, cap: float) -> Tensor:
     """Truncated importance weights of what an older policy sampled: w = min(p_proximal / p_behaviour, cap).
 
     The decoupled objective (arXiv 2110.00641, as in AReaL, arXiv 2505.24298) is w times the clipped loss, whose ratio
@@ -104,15 +107,20 @@ def importance(proximal_logps: Tensor, behaviour_logps: Tensor, inside: Tensor, 
     w * f has the expectation under the behaviour policy that f has under the proximal one, token by token given what
     stands before; the states themselves stay those of the behaviour policy.
 
-    proximal_logps, behaviour_logps: [row, token] float32, nats; inside: [row, token] bool; cap: `inf` cuts nothing.
-    Returns [row, token]; for gspo, whose ratio is the completion's, its geometric mean over the tokens is cut.
+    proximal_logps, behaviour_logps: [token] float32, nats; rows: [token] int64; cap: `inf` cuts nothing. Returns
+    [token]; for gspo, whose ratio is the completion's, its geometric mean over the tokens is cut.
     """
     difference = proximal_logps - behaviour_logps
     if kind == "gspo":
-        lengths = inside.sum(dim=-1, keepdim=True).clamp(min=1)
-        mean = torch.where(inside, difference, 0.0).sum(dim=-1, keepdim=True) / lengths
-        difference = mean.expand_as(difference)
+        difference = row_means(difference, rows)
     return torch.exp(difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)).clamp(max=cap).detach()
+
+
+def row_means(values: Tensor, rows: Tensor) -> Tensor:
+    """For each token the mean over all tokens of its row. values: [token]; rows: [token] int64."""
+    lengths = torch.bincount(rows)
+    sums = values.new_zeros(len(lengths)).index_add(0, rows, values)
+    return (sums / lengths)[rows]
 
 
 def token_weights(lengths: Tensor, kind: str, max_tokens: int) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ductile.rl.batch import MicroBatch
-from ductile.rl.kl import kl_estimate, token_entropy
+from ductile.rl.kl import kl_estimate
 from ductile.rl.losses import importance
 from ductile.rl.losses import policy_loss as token_losses
+from ductile.rl.selected import selected
 
 IMPORTANCE_CAP = 2.0
 """Cut of importance weights where none is set (`objective.importance_cap`)."""
@@ -64,70 +65,56 @@ class Objective:
         return (self.kl > 0 and self.kl_place == "loss") or self.entropy > 0
 
 
-def token_logps(logits: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probability of each next token and the logits they come from, at the sampling temperature.
-
-    logits: [row, position, vocabulary]; returns [row, position - 1] and [row, position - 1, vocabulary], float32.
-    """
-    scaled = logits[:, :-1] / temperature
-    # Ids of a soft prefix lie beyond the logits; they stand in prompts alone, where what is gathered is never read.
-    following = micro.padded.ids[:, 1:].clamp(max=logits.shape[-1] - 1).unsqueeze(-1)
-    return torch.log_softmax(scaled, dim=-1).gather(-1, following).squeeze(-1), scaled
-
-
 def with_proximal(micro: MicroBatch, logits: Tensor, temperature: float) -> MicroBatch:
     """The micro-batch with the policy of these logits as the proximal one. logits: as in `micro_loss`."""
     with torch.no_grad():
-        logps, _ = token_logps(logits, micro, temperature)
-    return replace(micro, proximal_logps=torch.where(micro.padded.completion, logps, 0.0))
+        logps, _ = selected(logits, micro.packed.targets, temperature)
+    return replace(micro, proximal_logps=logps)
 
 
 def micro_loss(
-    logits: Tensor, anchor_logits: Tensor | None, micro: MicroBatch, objective: Objective, temperature: float
+    logits: Tensor, anchor_logps: Tensor | None, micro: MicroBatch, objective: Objective, temperature: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of the step's loss, and sums over its tokens that the step's metrics are made of.
 
+    logits: [token, vocabulary] that predict each completion token; anchor_logps: [token] float32, the anchor's
+    log-probability of it, nats at the sampling temperature.
     Sums: loss and policy_loss are weighted as the loss is; kl, entropy, clipped, gap and tokens count every
     completion token once; ratio_max is a maximum. Each a scalar without gradient. With `importance_cap` also sums of
     the importance weights, their squares, and how many were cut; kl is then weighted by them, and ratio and clip are
     those of the policy to the proximal one. Raises `ValueError` where that is missing (`with_proximal`).
     """
-    inside, before, stale = micro.padded.completion, micro.behaviour_logps, None
+    rows, before, stale = micro.packed.rows, micro.behaviour_logps, None
     if objective.importance_cap is not None:
         if micro.proximal_logps is None:
             raise ValueError("importance_cap needs the micro-batch's proximal log-probabilities; see with_proximal")
         before = micro.proximal_logps
-        free = importance(before, micro.behaviour_logps, inside, objective.loss, math.inf)
+        free = importance(before, micro.behaviour_logps, rows, objective.loss, math.inf)
         stale = free.clamp(max=objective.importance_cap)
-    logps, scaled = token_logps(logits, micro, temperature)
-    logps = torch.where(inside, logps, 0.0)
+    logps, entropy = selected(logits, micro.packed.targets, temperature)
     policy, ratio, clipped = token_losses(
         logps,
         before,
         micro.advantages,
-        inside,
+        rows,
         objective.loss,
         objective.clip_low,
         objective.clip_high,
         objective.dual_clip,
     )
-    weights = inside * micro.weights
     if stale is not None:
         policy = policy * stale
-    policy_loss = (policy * weights).sum()
+    policy_loss = (policy * micro.weights).sum()
     loss = policy_loss
     kl = torch.zeros_like(logps)
-    if anchor_logits is not None:
-        anchor = torch.where(inside, token_logps(anchor_logits, micro, temperature)[0], 0.0)
-        kl = kl_estimate(logps, anchor, objective.kl_estimator)
+    if anchor_logps is not None:
+        kl = kl_estimate(logps, anchor_logps, objective.kl_estimator)
         if stale is not None:
             kl = kl * stale
-        loss = loss + objective.kl * (kl * weights).sum()
-    with torch.set_grad_enabled(objective.entropy > 0):
-        entropy = token_entropy(scaled)
+        loss = loss + objective.kl * (kl * micro.weights).sum()
     if objective.entropy > 0:
-        loss = loss - objective.entropy * (entropy * weights).sum()
-    counted = inside & (micro.weights > 0)
+        loss = loss - objective.entropy * (entropy * micro.weights).sum()
+    counted = micro.weights > 0
     gap = (logps - micro.behaviour_logps).abs()
     sums = {
         "loss": loss,
@@ -153,14 +140,13 @@ def memory_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of  coefficient * sum over tokens of weight * KL(anchor || policy), exact.
 
-    logits, anchor_logits: [row, position, vocabulary]; the KL is over the full vocabulary at each completion token, at
-    the sampling temperature. Sums, without gradient: loss; kl and tokens count each token once.
+    logits, anchor_logits: [token, vocabulary]; the KL is over the full vocabulary at each completion token, at the
+    sampling temperature. Sums, without gradient: loss; kl and tokens count each token once.
     """
-    inside = micro.padded.completion
-    policy = torch.log_softmax(logits[:, :-1] / temperature, dim=-1)
-    anchor = torch.log_softmax(anchor_logits[:, :-1] / temperature, dim=-1)
-    kl = torch.where(inside, (anchor.exp() * (anchor - policy)).sum(dim=-1), 0.0)
+    policy = torch.log_softmax(logits / temperature, dim=-1)
+    anchor = torch.log_softmax(anchor_logits / temperature, dim=-1)
+    kl = (anchor.exp() * (anchor - policy)).sum(dim=-1)
     loss = coefficient * (kl * micro.weights).sum()
-    counted = inside & (micro.weights > 0)
+    counted = micro.weights > 0
     sums = {"loss": loss, "kl": (kl * counted).sum(), "tokens": counted.sum()}
     return loss, {name: value.detach() for name, value in sums.items()}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ductile.rl.batch import MicroBatch
-from ductile.rl.kl import token_entropy
-from ductile.rl.objective import token_logps
+from ductile.rl.selected import selected
 
 
 @dataclass(frozen=True)
@@ -24,15 +22,13 @@ class Supervised:
 def likelihood_loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """The micro-batch's share of  - sum over tokens of weight * log softmax(logits)[token], at temperature 1.
 
-    logits: [row, position, vocabulary]. With every weight 1 / (tokens of the step) it is the mean in nats per token.
-    Advantages and behaviour log-probabilities are not read. The sums are those of `objective.micro_loss`.
+    logits: [token, vocabulary] that predict each completion token. With every weight 1 / (tokens of the step) it is the
+    mean in nats per token. Advantages and behaviour log-probabilities are not read. The sums are those of
+    `objective.micro_loss`.
     """
-    inside = micro.padded.completion
-    logps, scaled = token_logps(logits, micro, 1.0)
-    loss = -(torch.where(inside, logps, 0.0) * micro.weights).sum()
-    with torch.no_grad():
-        entropy = token_entropy(scaled)
-    counted = inside & (micro.weights > 0)
+    logps, entropy = selected(logits, micro.packed.targets, 1.0)
+    loss = -(logps * micro.weights).sum()
+    counted = micro.weights > 0
     nothing = loss.new_zeros(())
     sums = {
         "loss": loss,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ductile.config import ScoresSettings
-from ductile.pretrain import Pair
+from ductile.packed import Pair
 from ductile.scores.history import History
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from ductile.pretrain import Pair
+from ductile.packed import Pair
 from ductile.scores.base import WORKED, Asked, Floats, seed_of
 from ductile.scores.training import fit, hits, led
 

@@ -18,8 +18,8 @@ from ductile.difficulty.pruning import keep
 from ductile.domains import WorkedDomain, check_levels, make_domain
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
+from ductile.packed import Pair
 from ductile.plan import draw
-from ductile.pretrain import Pair
 from ductile.problem import Problem, Split
 from ductile.scores.base import Asked, Floats, Score, seed_of
 from ductile.scores.solutions import solutions

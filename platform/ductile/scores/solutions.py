@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ductile.domains import WorkedDomain
 from ductile.models.load import encode_answered
-from ductile.pretrain import Pair
+from ductile.packed import Pair
 from ductile.problem import DIRECT, Problem
 
 

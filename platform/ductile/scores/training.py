@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ductile.config import FitSettings
-from ductile.pretrain import Pair, learning_rate, optimizer_of, take_step
+from ductile.packed import Pair
+from ductile.pretrain import learning_rate, optimizer_of, take_step
 from ductile.rl.batch import pad_rows
 
 ROWS = 256

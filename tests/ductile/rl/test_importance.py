@@ -13,7 +13,15 @@ from torch import Tensor
 from ductile.rl.batch import Batch, MicroBatch, Row, micro_batches, tensors
 from ductile.rl.losses import importance
 from ductile.rl.objective import Objective, micro_loss, with_proximal
-from tests.ductile.rl.test_objective import TEMPERATURE, Table, log_softmax, random_batch, table
+from tests.ductile.rl.test_objective import (
+    TEMPERATURE,
+    Table,
+    anchored_logps,
+    log_softmax,
+    predicting,
+    random_batch,
+    table,
+)
 
 CAP = 1.2
 STALE = Objective(0.2, 0.3, 0.0, "k3", None, 0.0, importance_cap=CAP)
@@ -71,9 +79,9 @@ def loops(weights: Table, proximal: Table, batch: Batch, objective: Objective) -
 def stepped(weights: Table, proximal: Table, batch: Batch, objective: Objective, size: int) -> tuple[dict, Tensor]:
     parameter, sums = torch.tensor(weights, requires_grad=True), dict[str, float]()
     for micro in micro_batches(batch, size):
-        micro = with_proximal(micro, torch.tensor(proximal)[micro.padded.ids], TEMPERATURE)
-        anchored = torch.tensor(table(2))[micro.padded.ids] if objective.anchor else None
-        loss, parts = micro_loss(parameter[micro.padded.ids], anchored, micro, objective, TEMPERATURE)
+        micro = with_proximal(micro, predicting(torch.tensor(proximal), micro), TEMPERATURE)
+        anchored = anchored_logps(table(2), micro) if objective.anchor else None
+        loss, parts = micro_loss(predicting(parameter, micro), anchored, micro, objective, TEMPERATURE)
         loss.backward()
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + value.item()
@@ -137,7 +145,7 @@ def expected_gradient(behaviour: Table, policy: Table, cap: float, kind: str = "
         logp = np.array([np.log(mu[token])], np.float32)
         row = Row(np.array([0], np.int32), np.array([token], np.int32), logp, float(reward[token]), float(mu[token]))
         micro = tensors([row], "cpu")
-        logits = parameter.expand(1, 2, 5)
+        logits = parameter.expand(1, 5)
         loss, _ = micro_loss(logits, None, with_proximal(micro, logits, 1.0), objective, 1.0)
         loss.backward()
     exact = torch.tensor(policy, requires_grad=True)
@@ -156,16 +164,18 @@ def test_uncut_weights_make_the_older_policys_gradient_the_newer_ones(kind: str)
 
 
 def test_weights_by_hand() -> None:
-    proximal, behaviour = torch.tensor([[0.0, -1.0, -50.0]]).double(), torch.tensor([[-1.0, 0.0, 0.0]]).double()
-    inside = torch.tensor([[True, True, False]])
-    w = importance(proximal, behaviour, inside, "clip", 2.0)
-    assert w[0, :2].tolist() == pytest.approx([2.0, math.exp(-1)])
-    assert importance(proximal, behaviour, inside, "gspo", 2.0)[0, 0].item() == pytest.approx(1.0)  # (1 - 1) / 2
-    far = importance(torch.zeros(1, 1), torch.full((1, 1), -1e4), torch.ones(1, 1, dtype=torch.bool), "clip", math.inf)
+    """Two tokens of one completion, then one of another."""
+    proximal, behaviour = torch.tensor([0.0, -1.0, -50.0]).double(), torch.tensor([-1.0, 0.0, -49.0]).double()
+    rows = torch.tensor([0, 0, 1])
+    w = importance(proximal, behaviour, rows, "clip", 2.0)
+    assert w.tolist() == pytest.approx([2.0, math.exp(-1), math.exp(-1)])
+    w = importance(proximal, behaviour, rows, "gspo", 2.0)
+    assert w.tolist() == pytest.approx([1.0, 1.0, math.exp(-1)])  # (1 - 1) / 2, and -1 alone
+    far = importance(torch.zeros(1), torch.full((1,), -1e4), torch.zeros(1, dtype=torch.int64), "clip", math.inf)
     assert torch.isfinite(far).all()
 
 
 def test_without_a_proximal_policy_nothing_is_guessed() -> None:
     micro: MicroBatch = tensors(random_batch().rows[:1], "cpu")
     with pytest.raises(ValueError, match="with_proximal"):
-        micro_loss(torch.tensor(table(1))[micro.padded.ids], None, micro, STALE, TEMPERATURE)
+        micro_loss(predicting(torch.tensor(table(1)), micro), None, micro, STALE, TEMPERATURE)

@@ -30,27 +30,21 @@ Losses = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def clip(
     logps: torch.Tensor, behaviour: torch.Tensor, advantages: torch.Tensor, low: float, high: float, dual: Any = None
 ) -> Losses:
-    inside = torch.ones_like(logps, dtype=torch.bool)
-    return policy_loss(logps, behaviour, advantages, inside, "clip", low, high, dual)
+    rows = torch.arange(len(logps))
+    return policy_loss(logps, behaviour, advantages, rows, "clip", low, high, dual)
 
 
 @pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient", "clipped"), CASES)
 def test_clipped_loss_by_hand(ratio: float, advantage: float, loss: float, gradient: float, clipped: bool) -> None:
-    behaviour = torch.tensor([[-1.5]])
+    behaviour = torch.tensor([-1.5])
     logps = (behaviour + math.log(ratio)).requires_grad_()
-    losses, ratios, flags = clip(logps, behaviour, torch.tensor([[advantage]]), 0.2, 0.28)
+    losses, ratios, flags = clip(logps, behaviour, torch.tensor([advantage]), 0.2, 0.28)
     losses.sum().backward()
     assert losses.item() == pytest.approx(loss, rel=1e-5)
     assert ratios.item() == pytest.approx(ratio, rel=1e-5)
     assert flags.item() is clipped
     assert logps.grad is not None
     assert logps.grad.item() == pytest.approx(gradient, rel=1e-5, abs=0)
-
-
-def test_one_advantage_a_row_counts_for_each_of_its_tokens() -> None:
-    logps = torch.zeros(2, 3)
-    losses, _, _ = clip(logps, logps, torch.tensor([[1.0], [-3.0]]), 0.2, 0.2)
-    assert losses.tolist() == [[-1.0] * 3, [3.0] * 3]
 
 
 @pytest.mark.parametrize(
@@ -65,9 +59,9 @@ def test_one_advantage_a_row_counts_for_each_of_its_tokens() -> None:
 def test_dual_clip_bounds_what_a_negative_advantage_can_do(
     ratio: float, advantage: float, loss: float, gradient: float, clipped: bool
 ) -> None:
-    behaviour = torch.tensor([[-3.5]])
+    behaviour = torch.tensor([-3.5])
     logps = (behaviour + math.log(ratio)).requires_grad_()
-    losses, _, flags = clip(logps, behaviour, torch.tensor([[advantage]]), 0.2, 0.28, 3.0)
+    losses, _, flags = clip(logps, behaviour, torch.tensor([advantage]), 0.2, 0.28, 3.0)
     (found,) = torch.autograd.grad(losses.sum(), logps)
     assert losses.item() == pytest.approx(loss, rel=1e-5)
     assert found.item() == pytest.approx(gradient, rel=1e-5, abs=0)
@@ -82,10 +76,10 @@ def test_dual_clip_bounds_what_a_negative_advantage_can_do(
 def test_cispo_clips_the_weight_and_keeps_every_gradient(
     ratio: float, low: float, weight: float, advantage: float
 ) -> None:
-    behaviour = torch.tensor([[-1.5]])
+    behaviour = torch.tensor([-1.5])
     logps = (behaviour + math.log(ratio)).requires_grad_()
-    inside = torch.ones(1, 1, dtype=torch.bool)
-    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[advantage]]), inside, "cispo", low, 0.28)
+    row = torch.zeros(1, dtype=torch.int64)
+    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([advantage]), row, "cispo", low, 0.28)
     (found,) = torch.autograd.grad(losses.sum(), logps)
     assert losses.item() == pytest.approx(-weight * advantage * (-1.5 + math.log(ratio)), rel=1e-5)
     assert found.item() == pytest.approx(-weight * advantage, rel=1e-5)
@@ -103,57 +97,55 @@ def gspo_by_hand(gaps: list[float], advantage: float, low: float, high: float) -
 @pytest.mark.parametrize("advantage", [2.0, -2.0])
 @pytest.mark.parametrize("gaps", [[0.1, -0.05], [0.9, -0.1], [-0.9, 0.1], [0.6, 0.0, -0.3]])
 def test_gspo_clips_a_completion_by_its_mean_log_ratio(gaps: list[float], advantage: float) -> None:
-    behaviour = torch.zeros(1, 5, dtype=torch.float64)
-    inside = torch.zeros(1, 5, dtype=torch.bool)
-    inside[0, 1 : 1 + len(gaps)] = True  # a prompt's and a padding's position around it
-    logps = torch.full((1, 5), -7.0, dtype=torch.float64)
-    logps[0, 1 : 1 + len(gaps)] = torch.tensor(gaps, dtype=torch.float64)
-    logps.requires_grad_()
-    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[advantage]]), inside, "gspo", 0.2, 0.28)
-    (found,) = torch.autograd.grad(losses[inside].sum(), logps)
+    """Tokens of two other completions stand around it."""
+    own = slice(1, 1 + len(gaps))
+    behaviour = torch.zeros(len(gaps) + 2, dtype=torch.float64)
+    logps = torch.tensor([-7.0, *gaps, -7.0], dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([0, *[1] * len(gaps), 2])
+    advantages = torch.full((len(gaps) + 2,), advantage, dtype=torch.float64)
+    losses, ratios, flags = policy_loss(logps, behaviour, advantages, rows, "gspo", 0.2, 0.28)
+    (found,) = torch.autograd.grad(losses[own].sum(), logps)
     ratio, gradient, clipped = gspo_by_hand(gaps, advantage, 0.2, 0.28)
     bound = min(max(ratio, 0.8), 1.28)
-    assert ratios[inside].tolist() == pytest.approx([ratio] * len(gaps))
-    assert losses[inside].tolist() == pytest.approx([-min(ratio * advantage, bound * advantage)] * len(gaps))
-    assert found[inside].tolist() == pytest.approx([gradient] * len(gaps))
-    assert flags[inside].tolist() == [clipped] * len(gaps)
-    assert (found[~inside] == 0).all()
+    assert ratios[own].tolist() == pytest.approx([ratio] * len(gaps))
+    assert losses[own].tolist() == pytest.approx([-min(ratio * advantage, bound * advantage)] * len(gaps))
+    assert found[own].tolist() == pytest.approx([gradient] * len(gaps))
+    assert flags[own].tolist() == [clipped] * len(gaps)
+    assert found[0] == found[-1] == 0
 
 
 def test_gspo_gradient_is_that_of_the_ratio_of_the_whole_completion() -> None:
     """Mean over tokens of the token form = -A * s, differentiated as a sequence (arXiv 2507.18071 eq. 10)."""
-    behaviour = torch.tensor([[-1.0, -2.0, -0.5]], dtype=torch.float64)
-    logps = torch.tensor([[-1.1, -1.7, -0.6]], dtype=torch.float64, requires_grad=True)
-    inside = torch.ones(1, 3, dtype=torch.bool)
-    losses, _, _ = policy_loss(logps, behaviour, torch.tensor([[1.5]]), inside, "gspo", 0.2, 0.28)
+    behaviour = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64)
+    logps = torch.tensor([-1.1, -1.7, -0.6], dtype=torch.float64, requires_grad=True)
+    rows, advantages = torch.zeros(3, dtype=torch.int64), torch.full((3,), 1.5)
+    losses, _, _ = policy_loss(logps, behaviour, advantages, rows, "gspo", 0.2, 0.28)
     (found,) = torch.autograd.grad(losses.mean(), logps)
     (expected,) = torch.autograd.grad(-1.5 * torch.exp((logps - behaviour).mean()), logps)
-    assert found.tolist() == [pytest.approx(expected[0].tolist())]
+    assert found.tolist() == pytest.approx(expected.tolist())
 
 
 @pytest.mark.parametrize("kind", ["clip", "cispo", "gspo"])
 def test_every_loss_is_the_plain_policy_gradient_where_the_policy_sampled_itself(kind: str) -> None:
-    behaviour, inside = torch.tensor([[-1.0, -2.0]]), torch.ones(1, 2, dtype=torch.bool)
+    behaviour, rows = torch.tensor([-1.0, -2.0]), torch.zeros(2, dtype=torch.int64)
     logps = behaviour.clone().requires_grad_()
-    losses, ratios, flags = policy_loss(logps, behaviour, torch.tensor([[-0.7]]), inside, kind, 0.0003, 0.0004)
+    losses, ratios, flags = policy_loss(logps, behaviour, torch.full((2,), -0.7), rows, kind, 0.0003, 0.0004)
     (found,) = torch.autograd.grad(losses.sum(), logps)
-    assert found.tolist() == [pytest.approx([0.7, 0.7])]
-    assert ratios.tolist() == [[1.0, 1.0]] and not flags.any()
+    assert found.tolist() == pytest.approx([0.7, 0.7])
+    assert ratios.tolist() == [1.0, 1.0] and not flags.any()
 
 
 @pytest.mark.parametrize("kind", ["cispo", "gspo"])
 def test_very_unlikely_token_does_not_overflow(kind: str) -> None:
-    inside = torch.ones(1, 1, dtype=torch.bool)
-    losses, ratios, _ = policy_loss(
-        torch.tensor([[-1.0]]), torch.tensor([[-500.0]]), -torch.ones(1, 1), inside, kind, 0.2, 0.2
-    )
+    row = torch.zeros(1, dtype=torch.int64)
+    losses, ratios, _ = policy_loss(torch.tensor([-1.0]), torch.tensor([-500.0]), -torch.ones(1), row, kind, 0.2, 0.2)
     assert losses.isfinite().all() and ratios.isfinite().all()
 
 
 def test_unknown_loss_is_refused_by_name() -> None:
-    nothing = torch.zeros(1, 1)
+    nothing = torch.zeros(1)
     with pytest.raises(ValueError, match="loss: unknown kind 'median'"):
-        policy_loss(nothing, nothing, nothing, nothing.bool(), "median", 0.2, 0.2)
+        policy_loss(nothing, nothing, nothing, nothing.long(), "median", 0.2, 0.2)
 
 
 lengths_and_losses = st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=6), min_size=1, max_size=6)

@@ -7,6 +7,7 @@ loops' loss is taken by central differences.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ductile.rl.batch import Batch, Row, micro_batches
+from ductile.rl.batch import Batch, MicroBatch, Row, micro_batches
 from ductile.rl.objective import Objective, micro_loss
 
 VOCABULARY = 5
@@ -80,6 +81,16 @@ def loops(weights: Table, anchor: Table, batch: Batch, objective: Objective) -> 
     return sums
 
 
+def predicting(weights: Tensor, micro: MicroBatch) -> Tensor:
+    """The table's logits that predict the micro-batch's completion tokens."""
+    return weights[micro.packed.ids[micro.packed.kept]]
+
+
+def anchored_logps(weights: Table, micro: MicroBatch) -> Tensor:
+    logps = np.array([log_softmax(row / TEMPERATURE) for row in weights])
+    return torch.tensor(logps[micro.packed.ids[micro.packed.kept], micro.packed.targets])
+
+
 def step(
     weights: Table, anchor: Table, batch: Batch, objective: Objective, max_tokens: int, world: int = 1
 ) -> tuple[dict[str, float], Tensor]:
@@ -88,8 +99,8 @@ def step(
     sums: dict[str, float] = {}
     for rank in range(world):
         for micro in micro_batches(batch, max_tokens, rank=rank, world=world):
-            anchored = torch.tensor(anchor)[micro.padded.ids] if objective.anchor else None
-            loss, parts = micro_loss(parameter[micro.padded.ids], anchored, micro, objective, TEMPERATURE)
+            anchored = anchored_logps(anchor, micro) if objective.anchor else None
+            loss, parts = micro_loss(predicting(parameter, micro), anchored, micro, objective, TEMPERATURE)
             loss.backward()
             for name, value in parts.items():
                 known = sums.get(name, 0.0)
@@ -142,11 +153,14 @@ def test_completion_without_advantage_moves_nothing_until_a_term_acts_on_it() ->
         assert bool(gradient.abs().max() > 1e-3) is objective.acts_without_advantage is (name != "plain")
 
 
-def test_logits_of_prompt_and_padding_get_no_gradient() -> None:
+def test_every_token_of_a_completion_gets_a_gradient_and_a_filler_s_none() -> None:
     (micro,) = micro_batches(random_batch(), 1000)
-    logits = torch.randn(*micro.padded.ids.shape, VOCABULARY, requires_grad=True)
-    loss, _ = micro_loss(logits, torch.randn(logits.shape), micro, OBJECTIVES["kl k3 and entropy"], TEMPERATURE)
-    loss.backward()
-    assert logits.grad is not None
-    assert (logits.grad.abs().sum(dim=-1)[:, :-1] > 0).tolist() == micro.padded.completion.tolist()
-    assert (logits.grad[:, -1] == 0).all()
+    logits = torch.randn(16, VOCABULARY, requires_grad=True)
+    objective, anchored = OBJECTIVES["kl k3 and entropy"], torch.randn(16)
+    loss, _ = micro_loss(logits, anchored, micro, objective, TEMPERATURE)
+    (found,) = torch.autograd.grad(loss, logits)
+    assert (found.abs().sum(dim=-1) > 0).all()
+    filler = replace(micro, weights=micro.weights * 0, advantages=micro.advantages * 0)
+    loss, sums = micro_loss(logits, anchored, filler, objective, TEMPERATURE)
+    (found,) = torch.autograd.grad(loss, logits)
+    assert (found == 0).all() and all(float(value) == 0 for value in sums.values())

@@ -25,7 +25,7 @@ def test_loss_and_gradient_over_micro_batches_by_float64(max_tokens: int) -> Non
     parameter = torch.tensor(table, dtype=torch.float32, requires_grad=True)
     total = 0.0
     for micro in micros:
-        loss, sums = likelihood_loss(parameter[micro.padded.ids], micro)
+        loss, sums = likelihood_loss(parameter[micro.packed.ids[micro.packed.kept]], micro)
         loss.backward()
         total += float(sums["loss"])
         assert float(sums["ratio_max"]) == 1.0

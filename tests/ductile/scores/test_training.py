@@ -15,7 +15,7 @@ from ductile.domains import make_domain
 from ductile.models.load import fresh_model, load_model
 from ductile.models.scratch import build_llama
 from ductile.models.tokenizer import character_tokenizer
-from ductile.pretrain import Pair
+from ductile.packed import Pair
 from ductile.problem import DIRECT
 from ductile.scores import SCORES
 from ductile.scores.base import BASE, HISTORY, WORKED, Asked
