@@ -52,6 +52,9 @@ class Direct:
     def wait(self, handles: list[int], timeout_s: float) -> list[tuple[int, Ended]]:
         return [(handle, self._ended[handle]) for handle in handles]
 
+    def freed(self) -> None:
+        """Nobody waits for an actor."""
+
     def now(self) -> float:
         return 0.0
 
