@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.alternate import alternate, print_speeds
+from benchmarks.alternate import alternate, headline, print_speeds, ratio
 from ductile.config import ModelSettings, RunSettings
 from ductile.domains import make_domain
 from ductile.engines import make_engine
@@ -64,6 +64,8 @@ def main(steps: int, seeds: int) -> None:
     print(f"A step of {GROUPS * SIZE} rollouts of up to {TOKENS} tokens, {THREADS} threads")
     print_speeds({"ductile in process": ours, "trl": theirs}, "steps a second")
     print_speeds({"ductile, Ray and DeepSpeed": ray, "trl": _as_many(theirs, len(ray))}, "steps a second")
+    headline(f"step: {ratio(ours, theirs)} times as fast as TRL's in one process")
+    headline(f"step: {ratio(ray, _as_many(theirs, len(ray)))} times as fast as TRL's, with Ray and DeepSpeed")
     _print_curves(turns)
 
 

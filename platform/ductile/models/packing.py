@@ -73,7 +73,7 @@ def attention(
     if asked := [name for name in _OTHER if others.get(name) is not None]:
         raise NotImplementedError(f"{type(module).__name__} asks for {asked} in its attention, which is not packed")
     # A CPU without AMX takes three times as long for the same attention in bf16 as in float32 (benchmarks/step.py).
-    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+    dtype = torch.promote_types(query.dtype, torch.float32) if query.device.type == "cpu" else query.dtype
     grouped, found = query.shape[1] != key.shape[1], []
     tensors = [tensor.to(dtype) for tensor in (query, key, value)]
     for spread in packed.spreads:
