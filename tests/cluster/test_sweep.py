@@ -216,7 +216,7 @@ def _is_trial(row: dict[str, Any]) -> bool:
 def test_failed_trial_is_told_and_does_not_end_the_search(
     search: Callable[..., dict[int, str]], folder: Callable[[], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = search("sweep.trials=2", "sweep.search=model", "learner.lr=1e30")
+    failed = search("sweep.trials=2", "sweep.search=model", "learner.lr=1e10")
     assert sorted(failed) == [0, 1] and all("Diverged: update" in reason for reason in failed.values())
     assert "Trials that failed" in capsys.readouterr().out
     assert {run.info.status for run in children(folder())} == {"FAILED"}

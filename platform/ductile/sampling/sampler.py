@@ -142,7 +142,7 @@ def choose(logps: Tensor, u: Tensor, top_p: float) -> Tensor:
     block, before = _inverted(sums, u)
     rest = (u * sums.sum(dim=-1, keepdim=True, dtype=torch.float64) - before) / sums.gather(-1, block)
     tokens = blocks.take_along_dim(block.unsqueeze(-1), dim=1).squeeze(1)
-    return (block * BLOCK + _inverted(tokens, rest.clamp(min=0))[0]).squeeze(-1)
+    return (block * BLOCK + _inverted(tokens, rest.clamp(min=0))[0]).squeeze(-1).clamp(max=vocabulary - 1)
 
 
 def _inverted(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,8 @@ def _inverted(weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     whole = cumulative[:, -1:]
     below = torch.minimum(u * whole, whole.nextafter(torch.zeros_like(whole)))
-    chosen = torch.searchsorted(cumulative, below, right=True)
+    # Of weights that are not numbers any entry is drawn: the update that learns from it says that the run diverged.
+    chosen = torch.searchsorted(cumulative, below, right=True).clamp(max=weights.shape[-1] - 1)
     return chosen, torch.where(chosen > 0, cumulative.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
 
 

@@ -325,6 +325,12 @@ def test_choice_is_never_outside_the_nucleus_and_never_impossible(
     assert probabilities[probabilities > probabilities[chosen]].sum() < top_p + 1e-12
 
 
+@pytest.mark.parametrize("vocabulary", [9, 3000])
+def test_what_is_no_number_is_left_for_the_update_to_tell_of(vocabulary: int) -> None:
+    chosen = choose(torch.full((4, vocabulary), torch.nan), torch.rand(4, dtype=torch.float64), 1.0)
+    assert int(chosen.min()) >= 0 and int(chosen.max()) < vocabulary
+
+
 def test_rare_tokens_after_the_nucleus_are_not_drawn_by_the_largest_uniform() -> None:
     random = np.random.default_rng(1)
     likely = random.random((2000, 5))
