@@ -1,6 +1,6 @@
 """Tokens a second of Ductile's sampler against transformers' `generate` and its continuous batching.
 
-    python -m benchmarks.sampler [rounds] [--threads 2]
+    python -m benchmarks.sampler [rounds] [--threads 1 2]
 
 All sides run in turn in one process, on the same weights, prompts and number of threads: 8 completions of each prompt,
 of at most 64 tokens. The end token has a bias with which an untrained model stops as a trained one does: lengths are
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM
 from transformers.utils import logging
@@ -41,29 +43,34 @@ def main() -> None:
     """Print tokens a second of all sides, and the ratios, for the default base and for 50M parameters."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=int, nargs="?", default=7, help="of the default base; 3 of what is slow")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="each in turn for the default base")
     chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
     logging.set_verbosity_error()
-    sides = all_sides(named("default base", BASE, 32, chosen.threads), 32)
-    slow = {"ductile": sides["ductile"], SLOW: sides.pop(SLOW)}
-    speeds = alternate(sides, chosen.rounds)
-    print_speeds(speeds, "tokens/s")
-    for name in (GENERATE, STATIC):
-        headline(f"sampler, default base: {ratio(speeds['ductile'], speeds[name])} times the tokens/s of {name}")
+    for threads in chosen.threads:
+        torch.set_num_threads(threads)
+        sides = all_sides(named("default base", BASE, 32), 32)
+        slow = {"ductile": sides["ductile"], SLOW: sides.pop(SLOW)}
+        speeds = alternate(sides, chosen.rounds)
+        print_speeds(speeds, "tokens/s")
+        for name in (GENERATE, STATIC):
+            told(f"default base, {threads} threads", speeds, name)
     print_speeds(speeds := alternate(slow, 3, warm=0), "tokens/s")
-    headline(f"sampler, default base: {ratio(speeds['ductile'], speeds[SLOW])} times the tokens/s of {SLOW}")
-    sides = all_sides(named("larger", LARGER, 8, chosen.threads), 8)
-    speeds = alternate({name: sides[name] for name in ("ductile", GENERATE)}, 3)
-    print_speeds(speeds, "tokens/s")
-    headline(f"sampler, 48M parameters: {ratio(speeds['ductile'], speeds[GENERATE])} times the tokens/s of {GENERATE}")
+    told(f"default base, {threads} threads", speeds, SLOW)
+    sides = all_sides(named("larger", LARGER, 8), 8)
+    print_speeds(speeds := alternate({name: sides[name] for name in ("ductile", GENERATE)}, 3), "tokens/s")
+    told(f"48M parameters, {threads} threads", speeds, GENERATE)
 
 
-def named(name: str, architecture: ArchitectureSettings, groups: int, threads: int) -> LlamaForCausalLM:
+def told(what: str, speeds: Mapping[str, NDArray[np.float64]], name: str) -> None:
+    """The headline of one side."""
+    headline(f"sampler, {what}: {ratio(speeds['ductile'], speeds[name])} times the tokens/s of {name}")
+
+
+def named(name: str, architecture: ArchitectureSettings, groups: int) -> LlamaForCausalLM:
     """A model to sample from; says what is measured."""
     model = stopping(build_llama(architecture, character_tokenizer(), seed=0).eval())
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"\n{name}: {count:,} parameters, {groups} x {GROUP_SIZE} rows, {threads} threads")
+    print(f"\n{name}: {count:,} parameters, {groups} x {GROUP_SIZE} rows, {torch.get_num_threads()} threads")
     return model
 
 
