@@ -24,7 +24,7 @@ export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint unit engines cluster chaos format docs bench audit ui clean
+.PHONY: help venv demo test lint unit runs engines cluster chaos format docs bench audit ui clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ $(BENCH_STAMP): $(STAMP)
 demo: $(STAMP) ## base model, comparison, table, plots and MLflow runs: what a too-hard phase does
 	$(PY) -m jobs.compare experiment=too_hard $(DEMO_FLAGS)
 
-test: lint unit engines cluster ## everything that the project checks
+test: lint unit runs engines cluster ## everything that the project checks
 
 lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(VENV)/bin/ruff check .
@@ -55,7 +55,10 @@ lint: $(STAMP) ## style, types, direction of imports, and docs/metrics.md
 	$(PY) -m ductile.metrics | diff -u docs/metrics.md - || { echo "docs/metrics.md is not current: make docs"; exit 1; }
 
 unit: $(STAMP) ## tests without Ray, with the coverage of the library
-	$(PY) -m pytest -q -n auto -m "not cluster and not engines and not soak" --cov --cov-report=term
+	$(PY) -m pytest -q -n auto -m "not cluster and not engines and not runs and not soak" --cov --cov-report=term
+
+runs: $(STAMP) ## tests of whole runs in one process that are interrupted and go on
+	$(PY) -m pytest -q -n auto -m runs
 
 engines: $(STAMP) ## tests of learners and variants at every ZeRO stage, on one and two processes
 	$(PY) -m pytest -q -m engines

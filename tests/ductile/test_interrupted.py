@@ -29,6 +29,8 @@ from ductile.settings import build
 from ductile.variants import make_variant
 from tests.ductile.test_resume import Interrupted, MemoryTracker, without_times
 
+pytestmark = pytest.mark.runs
+
 PORTS = ("pool", "learner", "difficulty", "judge", "course", "reestimation", "tracker", "store")
 WRITING = (
     (shards, "save_file"), (learner, "save_file"), (learner, "write_text"), (state, "save_file"),

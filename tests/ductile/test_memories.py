@@ -29,6 +29,8 @@ from tests.ductile.test_resume import (
     without_times,
 )
 
+pytestmark = pytest.mark.runs
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "fresh": {"name": "proxy", "alpha": 0.7, "memory": "fresh"},
     "sum": {"name": "proxy", "alpha": 0.7, "memory": "sum"},

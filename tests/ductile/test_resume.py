@@ -27,6 +27,8 @@ from ductile.sampling.worker import LocalPool
 from ductile.settings import as_plain, build
 from ductile.variants import make_variant
 
+pytestmark = pytest.mark.runs
+
 Logged = dict[tuple[int, str], float]
 TIMES = (
     "time/", "cost/", "rollout/seconds", "rollout/tokens_per_s", "learner/seconds", "difficulty/refresh_s",
