@@ -29,6 +29,7 @@ import ray
 from actors.learner import RunSpec, run_spec
 from actors.rollout import ActorPool
 from benchmarks.alternate import headline, in_turn, print_speeds, ratio
+from benchmarks.silent import Silent
 from ductile.config import ArchitectureSettings, RunSettings
 from ductile.identity import Identity
 from ductile.models.scratch import build_llama
@@ -51,23 +52,14 @@ LOPSIDED = 0.6
 
 
 @dataclass
-class Reports:
-    """Implements `ports.Tracker`: keeps each step's metrics and when they came."""
+class Reports(Silent):
+    """Keeps each step's metrics and when they came."""
 
     steps: list[tuple[float, Mapping[str, float]]] = field(default_factory=list)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         if "time/step_s" in values:
             self.steps.append((time.perf_counter(), dict(values)))
-
-    def progress(self, **state: Any) -> None:
-        pass
-
-    def artifact(self, name: str, content: str) -> None:
-        pass
-
-    def position(self) -> Mapping[str, Any]:
-        return {}
 
     def median(self, name: str) -> float:
         """Of the steps that count."""

@@ -28,6 +28,7 @@ import numpy as np
 
 from actors.dispatch import Dispatcher
 from benchmarks.alternate import headline
+from benchmarks.silent import Silent
 from benchmarks.simulated import Simulated
 from ductile.branch import LocalBrancher
 from ductile.checkpoint import FolderStore
@@ -171,8 +172,8 @@ class StubJudge:
 
 
 @dataclass
-class Watch:
-    """Implements `ports.Tracker`: keeps the seconds of the CPU from step to step, and what memory was held when."""
+class Watch(Silent):
+    """Keeps the seconds of the CPU from step to step, and what memory was held when."""
 
     seconds: array[float] = field(default_factory=lambda: array("d"))
     ended: float = 0.0
@@ -189,15 +190,6 @@ class Watch:
             self.ended, self.built = now, self.built or resident()
             if len(self.seconds) == self.steps // 2:
                 self.halfway = resident()
-
-    def progress(self, **state: Any) -> None:
-        pass
-
-    def artifact(self, name: str, content: str) -> None:
-        pass
-
-    def position(self) -> Mapping[str, Any]:
-        return {}
 
 
 def measure(problems: int, steps: int, actors: int, folder: Path, groups: int | None = None) -> dict[str, float]:

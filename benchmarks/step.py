@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.alternate import alternate, headline, print_speeds, ratio
+from benchmarks.silent import Silent
 from ductile.config import ModelSettings, RunSettings
 from ductile.domains import make_domain
 from ductile.engines import make_engine
@@ -151,22 +152,12 @@ def _settings(base: str, seed: int, steps: int = 1) -> RunSettings:
     return build(RunSettings, values)
 
 
-class _Silent:
-    """A tracker that keeps nothing."""
-
-    def metrics(self, *_: object) -> None:
-        pass
-
-    def artifact(self, *_: object) -> None:
-        pass
-
-
 def _ductile(base: Path, steps: int, seed: int, folder: Path) -> tuple[Any, PolicyLearner, list[Batch]]:
     """What takes a step and returns its mean reward, its learner, and the batches that this has learned from."""
     settings = _settings(str(base), seed, steps)
     variant = make_variant(settings.variant)
     learner, batches = make_learner(settings, variant, base, base), list[Batch]()
-    ports = local_ports(settings, variant, learner, _Silent(), folder, folder)
+    ports = local_ports(settings, variant, learner, Silent(), folder, folder)
     [phase] = make_plan(settings, ports.resolve).phases
     learner.start_phase(phase.domain.key)
     ports.course.start_phase(phase, [])

@@ -46,11 +46,11 @@ LEAST_ROWS = 4
 COMPACT = 0.75
 """Finished rows leave the batch once at most this share of it is still running."""
 
-BLOCK = 512
-"""A vocabulary larger than this is summed up in blocks of so many tokens, to find the block before the token."""
-
 KEPT = 16
 """Then the batch is left with a multiple of so many rows."""
+
+BLOCK = 512
+"""A vocabulary larger than this is summed up in blocks of so many tokens, to find the block before the token."""
 
 
 @dataclass(frozen=True)
