@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, StaticCache
 
 from ductile.models.compose import ComposedPolicy, position_ids
+from ductile.models.linear import linear
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers that `LlamaDecoder` knows: they differ in biases, and in norms of each head."""
@@ -187,19 +188,19 @@ class LlamaDecoder:
         """All layers. x: [token, width]; angles: [head, head dim / 2], or of each token."""
         rotated = self._heads + self._kv_heads
         for number, layer in enumerate(self._layers):
-            y = _linear(_rms_norm(x, layer.norm_1, self._eps), layer.qkv, layer.qkv_bias)
+            y = linear(_rms_norm(x, layer.norm_1, self._eps), layer.qkv, layer.qkv_bias)
             qkv = y.view(len(x), -1, self._head_dim)
             if layer.q_norm is not None and layer.k_norm is not None:
                 qkv[:, : self._heads] = _rms_norm(qkv[:, : self._heads], layer.q_norm, self._eps)
                 qkv[:, self._heads : rotated] = _rms_norm(qkv[:, self._heads : rotated], layer.k_norm, self._eps)
             _rotate(qkv[:, :rotated], angles)
-            x = x + _linear(attend(number, qkv).reshape(len(x), -1), *layer.out)
+            x = x + linear(attend(number, qkv).reshape(len(x), -1), *layer.out)
             y = _rms_norm(x, layer.norm_2, self._eps)
-            x = x + _linear(functional.silu(_linear(y, *layer.gate)).mul_(_linear(y, *layer.up)), *layer.down)
+            x = x + linear(functional.silu(linear(y, *layer.gate)).mul_(linear(y, *layer.up)), *layer.down)
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
-        return _linear(_rms_norm(x, self._norm, self._eps), self._head.weight, self._head.bias).float()
+        return linear(_rms_norm(x, self._norm, self._eps), self._head.weight, self._head.bias).float()
 
     def _turns(self, rotary: Any, scale: float) -> Tensor:
         """[position, query or key head, head dim / 2] complex: rotary embeddings, the queries' times `scale`."""
@@ -277,14 +278,3 @@ def _rotate(heads: Tensor, angles: Tensor) -> None:
     torch.view_as_complex(real.unflatten(-1, (-1, 2))).mul_(angles)
     if real is not heads:
         heads.copy_(real)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer. x: [token, inputs].
-
-    In float32 PyTorch multiplies with MKL, which on CPUs that are not Intel's is less than half as fast as oneDNN: 108
-    against 250 GFLOP/s on a core of an AMD EPYC with AVX-512. In bfloat16 it takes oneDNN by itself.
-    """
-    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return functional.linear(x, weight, bias)

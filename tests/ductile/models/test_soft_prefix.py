@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ductile.models.compose import ComposedPolicy, without_prefixes
+from ductile.models.linear import OneDnnLinear
 from ductile.models.load import load_model, load_tokenizer
 from ductile.models.soft_prefix import slot_ids
 from ductile.ports import Composition, Member, Sampling
@@ -46,7 +47,9 @@ def test_a_prefixed_prompt_gives_the_logits_of_its_embeddings(policy: ComposedPo
 
 def test_prompts_without_a_prefix_are_read_as_before(policy: ComposedPolicy, tiny_llama: Callable[[int], str]) -> None:
     plain = load_model(tiny_llama(0), "float32")
-    assert torch.equal(policy(*whole([7, 30, 41])), plain(torch.tensor([[7, 30, 41]])).logits)
+    with OneDnnLinear():
+        expected = plain(torch.tensor([[7, 30, 41]])).logits
+    assert torch.equal(policy(*whole([7, 30, 41])), expected)
 
 
 def test_only_the_rows_that_were_read_get_a_gradient(policy: ComposedPolicy) -> None:
