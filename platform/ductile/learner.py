@@ -503,18 +503,22 @@ class PolicyLearner:
 
 
 def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Euclidean distance of two state dicts."""
-    return float(sum(((a[name].double() - b[name].double()) ** 2).sum() for name in a)) ** 0.5
+    """Euclidean distance of two state dicts. Tensors in float64 would take four times as long at 50 million weights."""
+    return float(sum(_squares(a[name].float() - b[name].float()) for name in a)) ** 0.5
 
 
 def norm_of(weights: Mapping[str, Tensor]) -> float:
     """Euclidean norm of a state dict."""
-    return float(sum((tensor.double() ** 2).sum() for tensor in weights.values())) ** 0.5
+    return float(sum(map(_squares, weights.values()))) ** 0.5
 
 
 def rms_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     """Root mean square distance of two state dicts: `distance` over the square root of the number of weights."""
     return distance(a, b) / sum(tensor.numel() for tensor in a.values()) ** 0.5
+
+
+def _squares(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
 
 
 def _reduce(sums: list[dict[str, Tensor]], world: int) -> dict[str, float]:
