@@ -9,6 +9,7 @@ on the other rows, from `sampler.LEAST_ROWS` of them on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +47,10 @@ class Decoder(Protocol):
         """Go on with these rows alone, in this order. rows: [kept] int64."""
         ...
 
+    def close(self) -> None:
+        """Leave the memory to the next decoder."""
+        ...
+
 
 class PolicyDecoder:
     """A composition that is decoding: the sum of its members' logits."""
@@ -54,7 +59,7 @@ class PolicyDecoder:
         """length: most tokens of a sequence, padding included."""
         self._vocabulary = policy.vocabulary
         self._members = [
-            (member.coefficient, decoder_of(policy.members[member.role], length))  # type: ignore[arg-type]
+            (member.coefficient, decoder_of(policy.members[member.role], length, policy.spare))  # type: ignore[arg-type]
             for member in policy.composition.members
         ]
 
@@ -71,6 +76,11 @@ class PolicyDecoder:
         for _, decoder in self._members:
             decoder.keep(rows)
 
+    def close(self) -> None:
+        """See `Decoder`."""
+        for _, decoder in self._members:
+            decoder.close()
+
     def _sum(self, logits: Callable[[Decoder], Tensor]) -> Tensor:
         (coefficient, first), *others = self._members
         total = coefficient * logits(first)[:, : self._vocabulary]
@@ -79,9 +89,9 @@ class PolicyDecoder:
         return total
 
 
-def decoder_of(model: PreTrainedModel, length: int) -> Decoder:
-    """The fastest decoder that knows the model."""
-    return LlamaDecoder(model, length) if _is_llama(model) else ModelDecoder(model, length)
+def decoder_of(model: PreTrainedModel, length: int, spare: list[Tensor]) -> Decoder:
+    """The fastest decoder that knows the model. spare: memory that decoders have left; what this one takes goes out."""
+    return LlamaDecoder(model, length, spare) if _is_llama(model) else ModelDecoder(model, length)
 
 
 class ModelDecoder:
@@ -109,6 +119,9 @@ class ModelDecoder:
         self._cache.reorder_cache(rows)  # type: ignore[arg-type]
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
+    def close(self) -> None:
+        """See `Decoder`. transformers makes its caches anew."""
+
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         output = self._model(
             input_ids=ids,
@@ -130,14 +143,14 @@ class LlamaDecoder:
     not from the prompt's, since attention sees only how far two tokens are apart.
     """
 
-    def __init__(self, model: PreTrainedModel, length: int) -> None:
+    def __init__(self, model: PreTrainedModel, length: int, spare: list[Tensor]) -> None:
         first = model.model.layers[0].self_attn
         self._embed, self._head = model.get_input_embeddings(), model.get_output_embeddings()
         self._norm, self._eps = model.model.norm.weight, model.model.norm.variance_epsilon
         self._head_dim: int = first.head_dim
         self._heads, self._kv_heads = (each.out_features // self._head_dim for each in (first.q_proj, first.k_proj))
         self._layers = [_Layer.of(layer, self._head_dim) for layer in model.model.layers]
-        self._length, self._live = length, 0
+        self._length, self._live, self._spare = length, 0, spare
         self._angles = self._turns(model.model.rotary_emb, first.scaling)
 
     def prefill(self, ids: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
@@ -147,7 +160,8 @@ class LlamaDecoder:
         seen = mask.bool()[:, None, None, :] & torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
         seen |= torch.eye(width, dtype=torch.bool, device=ids.device)  # padding reads itself: a softmax of something
         size = (len(self._layers), 2, len(prompts), self._kv_heads, self._length, self._head_dim)
-        self._cache = x.new_empty(size)
+        self._memory = _memory(math.prod(size), self._spare, x)
+        self._cache = self._memory[: math.prod(size)].view(size)
         self._bias = x.new_zeros(len(mask), width).masked_fill_(mask == 0, -torch.inf)[prompts][:, None, None]
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
@@ -183,6 +197,11 @@ class LlamaDecoder:
         live = self._cache[..., : self._live, :]
         live[:, :, moved] = live[:, :, rows[moved]]
         self._cache, self._bias = self._cache[:, :, : len(rows)], self._bias[rows]
+
+    def close(self) -> None:
+        """See `Decoder`."""
+        self._spare.append(self._memory)
+        del self._cache, self._memory
 
     def _forward(self, x: Tensor, angles: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """All layers. x: [token, width]; angles: [head, head dim / 2], or of each token."""
@@ -263,6 +282,17 @@ def _is_llama(model: PreTrainedModel) -> bool:
         and model.model.rotary_emb.rope_type in FIXED_ROPE
         and all(type(part) is nn.Linear for name, part in model.named_modules() if name.endswith("_proj"))
     )
+
+
+def _memory(count: int, spare: list[Tensor], like: Tensor) -> Tensor:
+    """At least so many numbers of no value, in memory that another decoder left; if that is too small, it goes.
+
+    New memory for the cache would cost a CPU a tenth of the time that a small model decodes (benchmarks/sampler.py),
+    since each of its pages has to be asked for and cleared.
+    """
+    left = spare.pop() if spare else like.new_empty(0)
+    fits = left.numel() >= count and left.dtype == like.dtype and left.device == like.device
+    return left if fits else like.new_empty(count)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -208,6 +208,7 @@ def _decode(
             decoder.keep(stay)
             rows, running, chosen, draws = rows[stay], running[stay], chosen[stay], draws[:, stay]
         logits = decoder.step(chosen)
+    decoder.close()
     return _until_end(tokens, logps, end)[:wanted]
 
 

@@ -113,16 +113,16 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float =
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_fast_decoder_is_the_forward_pass(make: Callable[[], PreTrainedModel], kept: list[int]) -> None:
     model = made(make)
-    assert isinstance(decoder_of(model, WIDTH + STEPS), LlamaDecoder)
+    assert isinstance(decoder_of(model, WIDTH + STEPS, []), LlamaDecoder)
     expected = forward(lambda ids: model(input_ids=ids, use_cache=False).logits, kept)
-    assert_close(decoded(LlamaDecoder(model, WIDTH + STEPS), kept), expected)
+    assert_close(decoded(LlamaDecoder(model, WIDTH + STEPS, []), kept), expected)
     assert_close(decoded(ModelDecoder(model, WIDTH + STEPS), kept), expected)
 
 
 @pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
 def test_other_models_are_called_as_they_are(make: Callable[[], PreTrainedModel]) -> None:
     model = made(make)
-    decoder = decoder_of(model, WIDTH + STEPS)
+    decoder = decoder_of(model, WIDTH + STEPS, [])
     assert isinstance(decoder, ModelDecoder)
     expected = forward(lambda ids: model(input_ids=ids, use_cache=False).logits, [0, 4, 2])
     assert_close(decoded(decoder, [0, 4, 2]), expected)
@@ -138,25 +138,52 @@ def test_fast_decoder_is_as_exact_in_bfloat16_as_the_model(make: Callable[[], Pr
         found = decoded(decoder, [0, 4, 2])
         return max(float((one - other).abs().max()) for one, other in zip(found, every, strict=True))
 
-    assert error(LlamaDecoder(model, WIDTH + STEPS)) < 1.5 * error(ModelDecoder(model, WIDTH + STEPS))
+    assert error(LlamaDecoder(model, WIDTH + STEPS, [])) < 1.5 * error(ModelDecoder(model, WIDTH + STEPS))
 
 
 def test_soft_prefix_is_embedded_by_its_own_rows() -> None:
     model = made(MODELS["llama, tied"])
     add_prefix(model, 2)
     prompts = [[VOCABULARY, VOCABULARY + 1, *prompt[:5]] for prompt in PROMPTS]
-    fast, slow = (decoded(kind(model, WIDTH + STEPS), [0, 4], prompts) for kind in (LlamaDecoder, ModelDecoder))
-    assert_close(fast, slow)
+    fast, slow = LlamaDecoder(model, WIDTH + STEPS, []), ModelDecoder(model, WIDTH + STEPS)
+    assert_close(decoded(fast, [0, 4], prompts), decoded(slow, [0, 4], prompts))
 
 
 def test_new_weights_reach_the_next_decoder() -> None:
     model, other = made(MODELS["qwen 2"]), made(MODELS["qwen 2"])
     for parameter in other.parameters():
         parameter.data *= 1.1
-    before = decoded(LlamaDecoder(model, WIDTH + STEPS), [0])
+    before = decoded(LlamaDecoder(model, WIDTH + STEPS, []), [0])
     model.load_state_dict(other.state_dict())
-    after, expected = (decoded(LlamaDecoder(each, WIDTH + STEPS), [0]) for each in (model, other))
+    after, expected = (decoded(LlamaDecoder(each, WIDTH + STEPS, []), [0]) for each in (model, other))
     assert torch.equal(after[-1], expected[-1]) and not torch.equal(before[-1], after[-1])
+
+
+def test_memory_of_a_decoder_goes_to_the_next_whatever_stands_in_it() -> None:
+    model, spare = made(MODELS["qwen 2"]), list[Tensor]()
+    expected = decoded(LlamaDecoder(model, WIDTH + STEPS, []), [0, 4, 2])
+    places = set()
+    for _ in range(3):
+        decoder = LlamaDecoder(model, WIDTH + STEPS, spare)
+        found = decoded(decoder, [0, 4, 2])
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        decoder.close()
+        [left] = spare
+        places.add(left.data_ptr())
+        with torch.inference_mode():
+            left.fill_(torch.nan)
+    assert len(places) == 1
+
+
+def test_memory_that_does_not_fit_is_let_go() -> None:
+    model = made(MODELS["qwen 2"])
+    for unfit in (torch.empty(8), torch.empty(10_000, dtype=torch.float64)):
+        spare = [unfit]
+        decoder = LlamaDecoder(model, WIDTH + STEPS, spare)
+        decoded(decoder, [0])
+        assert not spare
+        decoder.close()
+        assert spare[0].numel() >= 2 * 2 * len(OF_ROW) * 2 * (WIDTH + STEPS) * 8 and spare[0].dtype == torch.float32
 
 
 def test_composition_decodes_the_weighted_sum_of_its_members_logits() -> None:
