@@ -93,7 +93,9 @@ audit: $(STAMP) ## look the pins up in the advisories of PyPI, which must be rea
 	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check $(AUDIT)
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r constraints.txt
 
+# MLflow's UI opens an experiment on its (empty) GenAI overview unless the address says otherwise: no tag does, as of 3.17.
 ui: $(STAMP) ## MLflow UI on this machine, on the runs in runs/mlflow.db
+	@echo "The runs: http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning"
 	MLFLOW_DISABLE_TELEMETRY=true $(VENV)/bin/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///runs/mlflow.db
 
 clean: ## remove the virtual environment and what the tools left; results in runs/ and cache/ stay
