@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -72,24 +73,27 @@ class Aside:
     """What MLflow does not take, kept for its user as `<run id>.jsonl`, each with the reason, and counted by run.
 
     refused: metrics that are not finite or have a name that MLflow forbids.  aside: what MLflow itself refused.
+    Whoever logs adds the former, and whoever delivers the latter, at the same time.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._counts: dict[str, dict[str, int]] = {}
+        self._lock = threading.RLock()
 
     def add(self, run_id: str, what: str, reason: str, record: Record) -> None:
         """Keep it. what: refused or aside. Raises `OSError`."""
-        counts = self.counts(run_id)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._path(run_id).open("ab+") as file:
-            file.seek(-1 if file.tell() else 0, os.SEEK_END)
-            if file.read(1) not in (b"", b"\n"):  # a line that a crash cut
-                file.write(b"\n")
-            file.write((json.dumps({"what": what, "reason": reason, **record}) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        counts[what] += weight(record)
+        with self._lock:
+            counts = self.counts(run_id)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._path(run_id).open("ab+") as file:
+                file.seek(-1 if file.tell() else 0, os.SEEK_END)
+                if file.read(1) not in (b"", b"\n"):  # a line that a crash cut
+                    file.write(b"\n")
+                file.write((json.dumps({"what": what, "reason": reason, **record}) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+            counts[what] += weight(record)
 
     def keep_file(self, run_id: str, path: Path) -> None:
         """Keep a file that MLflow refused."""
@@ -99,14 +103,15 @@ class Aside:
 
     def counts(self, run_id: str) -> dict[str, int]:
         """How much of a run is here, from jobs before this one too."""
-        if run_id not in self._counts:
-            counts = self._counts[run_id] = {"refused": 0, "aside": 0}
-            path = self._path(run_id)
-            for line in path.read_text().splitlines() if path.exists() else []:
-                with contextlib.suppress(ValueError):  # a line that a crash cut
-                    row = json.loads(line)
-                    counts[row["what"]] += weight(row)
-        return self._counts[run_id]
+        with self._lock:
+            if run_id not in self._counts:
+                counts, path = {"refused": 0, "aside": 0}, self._path(run_id)
+                for line in path.read_text().splitlines() if path.exists() else []:
+                    with contextlib.suppress(ValueError):  # a line that a crash cut
+                        row = json.loads(line)
+                        counts[row["what"]] += weight(row)
+                self._counts[run_id] = counts
+            return self._counts[run_id]
 
     def total(self) -> dict[str, int]:
         """The counts of all runs that were asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,23 @@ def test_run_that_mlflow_no_longer_has_goes_aside_in_one_try(tmp_path: Path) -> 
         journal.append(metrics(step))
     list(deliver(journal, store, aside))
     assert (store.attempts, journal.values, aside.counts(RUN)["aside"]) == (1, 0, 100)
+
+
+def test_value_that_goes_aside_while_another_thread_looks_up_its_run_is_counted_once(tmp_path: Path) -> None:
+    aside, looks, added = Aside(tmp_path), threading.Event(), threading.Event()
+    path_of = aside._path
+
+    def slow(run_id: str) -> Path:
+        if threading.current_thread() is reader:
+            looks.set()
+            added.wait(0.2)
+        return path_of(run_id)
+
+    aside._path = slow  # type: ignore[method-assign]
+    reader = threading.Thread(target=aside.counts, args=(RUN,))
+    reader.start()
+    looks.wait(5.0)
+    aside.add(RUN, "refused", "nan", metrics(1))
+    added.set()
+    reader.join(5.0)
+    assert aside.counts(RUN) == Aside(tmp_path).counts(RUN) == {"refused": 1, "aside": 0}
