@@ -190,8 +190,8 @@ def _write(journal: Journal, record: Record, store: RunStore, aside: Aside) -> N
             store.tag(run_id, record["tags"])
         elif what == "finish":
             lacking = {f"ductile.metrics_{name}": str(n) for name, n in aside.counts(run_id).items() if n}
-            if record["tags"] or lacking:
-                store.tag(run_id, {**record["tags"], **lacking})
+            if record["tags"] or lacking:  # apart: a tag that is refused keeps no run from its end
+                _write(journal, {"do": "tag", "tags": {**record["tags"], **lacking}}, store, aside)
             store.finish(run_id, record["status"])
     except Refused as refusal:
         if what == "file":

@@ -55,7 +55,10 @@ ELSEWHERE = "name where it is with tracking.uri=, tracking.experiment= or output
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's codes of errors that would come again. What a proxy or a broken database answers is not among them, nor are
-missing credentials: those are mended while the tracker waits."""
+missing credentials: those are mended while the tracker waits. `BAD_REQUEST` is what MLflow says of every error of its
+database but one that is locked or gone: a pool that ran out, a failover, a migration."""
+OF_THE_RUN = ("RESOURCE_DOES_NOT_EXIST", "must be in the 'active' state")
+"""In errors about the run itself: it is not there, or it was deleted."""
 REFUSED_STATUSES = {400, 404, 405, 411, 413, 414, 415, 422}
 """HTTP statuses of the same kind, where artifacts go through MLflow's server or to a store of their own."""
 TOO_LONG = "see settings.yaml"
@@ -378,7 +381,8 @@ def _refusals() -> Iterator[None]:
         yield
     except MlflowException as error:
         if error.error_code in REFUSALS:
-            raise Refused(f"{error.error_code}: {error}", whole="RESOURCE_DOES_NOT" in error.error_code) from error
+            reason = f"{error.error_code}: {error}"
+            raise Refused(reason, whole=any(words in reason for words in OF_THE_RUN)) from error
         raise
     except requests.HTTPError as error:
         if error.response is not None and error.response.status_code in REFUSED_STATUSES:

@@ -360,6 +360,8 @@ class Tracking:
                 before = aside["aside"]
                 for records in deliver(journal, self._store, self._aside):
                     count = sum(weight(record) for record in records) - (aside["aside"] - before)
+                    if aside["aside"] and not before:  # once: a name that is refused is refused at every step
+                        log.error("MLflow refused some of what %s logged; it is in %s", run.name, self._aside.folder)
                     before = aside["aside"]
                     if records[0]["do"] == "metrics":
                         self._written += count

@@ -28,7 +28,7 @@ class FakeStore:
         self.artifacts: dict[tuple[str, str], str] = {}
         self.tags: dict[str, dict[str, str]] = {}
         self.statuses: dict[str, str] = {}
-        self.refuses: set[str] = set()  # names of metrics and artifacts
+        self.refuses: set[str] = set()  # names of metrics, artifacts and tags
         self.gone: set[str] = set()  # runs
 
     def connect(self) -> None:
@@ -74,7 +74,12 @@ class FakeStore:
         self.artifact_text(run_id, Path(path).name, Path(path).read_text())
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._write(run_id, "tag", lambda: self.tags.setdefault(run_id, {}).update(tags))
+        def write() -> None:
+            if self.refuses & set(tags):
+                raise Refused("INVALID_PARAMETER_VALUE: no")
+            self.tags.setdefault(run_id, {}).update(tags)
+
+        self._write(run_id, "tag", write)
 
     def finish(self, run_id: str, status: str) -> None:
         self._write(run_id, "finish", lambda: self.statuses.update({run_id: status}))

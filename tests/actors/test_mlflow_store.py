@@ -201,7 +201,7 @@ def test_write_whose_answer_was_lost_is_not_made_twice(open_store, client, monke
     assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [(1, 3.0), (2, 2.0)]
 
 
-def test_what_mlflow_would_refuse_again_is_told_from_what_is_worth_trying(open_store, monkeypatch):
+def test_what_mlflow_would_refuse_again_is_told_from_what_is_worth_trying(open_store, client, monkeypatch):
     store = open_store()
     run_id = store.begin("run", "r", {}, "k")
     with pytest.raises(Refused, match="INVALID_PARAMETER_VALUE") as refusal:
@@ -210,6 +210,11 @@ def test_what_mlflow_would_refuse_again_is_told_from_what_is_worth_trying(open_s
     with pytest.raises(Refused, match="RESOURCE_DOES_NOT_EXIST") as refusal:
         store.log("0" * 32, points(("loss", 1.0, 1)))
     assert refusal.value.whole
+    client.delete_run(run_id)
+    with pytest.raises(Refused, match="must be in the 'active' state") as refusal:
+        store.log(run_id, points(("loss", 1.0, 1)))
+    assert refusal.value.whole
+    client.restore_run(run_id)
     for code in (TEMPORARILY_UNAVAILABLE, BAD_REQUEST, UNAUTHENTICATED, ENDPOINT_NOT_FOUND, INTERNAL_ERROR):
         monkeypatch.setattr(store._client, "log_batch", raising(MlflowException("no", code)))
         with pytest.raises(MlflowException, match="no"):

@@ -168,6 +168,24 @@ def test_refused_value_is_counted_logged_and_kept_and_the_others_are_written(
     assert reason in caplog.text
 
 
+def test_what_mlflow_refuses_is_told_once_and_keeps_neither_the_rest_nor_the_end_of_its_run(tracking, tmp_path, caplog):
+    store = FakeStore()
+    store.refuses = {"bad", "ductile.stopped_early"}
+    t = tracking(store)
+    run_id = begin(t)
+    for step in range(1, 4):
+        t.metrics(run_id, {"bad": 1.0, "rate": 0.5}, step)
+        assert t.drain(5)
+    t.finish(run_id, "KILLED", {"ductile.stopped_early": "3"})
+    assert t.drain(5)
+    assert store.logged == [("id-a", "rate", 0.5, step) for step in range(1, 4)]
+    assert store.statuses == {"id-a": "KILLED"}
+    rows = [json.loads(row) for row in (tmp_path / "journal" / "aside" / "id-a.jsonl").read_text().splitlines()]
+    assert [row["do"] for row in rows] == ["metrics"] * 3 + ["tag"]
+    assert (t.health()["aside"], t.health()["written"], t.health()["pending"]) == (4, 3, 0)
+    assert caplog.text.count("MLflow refused some of what run a logged") == 1
+
+
 def test_artifacts_are_written_in_order_and_a_file_may_go_at_once(tracking, tmp_path):
     store = FakeStore()
     t = tracking(store)
