@@ -43,6 +43,7 @@ MEMORY_GB, DISK_GB, SHM_GB = 4.0, 2.0, 0.5
 SKEW_S = 2.0
 """More between two nodes' clocks puts metrics out of order and makes tokens and signed URLs fail."""
 PROBE_S = 60.0
+REACH_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def cluster_rows(settings: RunSettings, pins: Mapping[str, str]) -> Iterator[Row
         if address
         else "see the error; `python -m jobs.doctor cluster.cpus=2` tries a smaller local Ray"
     )
-    reached = guarded("Ray answers", lambda: _connect(settings), what)
+    reached = guarded("Ray answers", lambda: _connect(settings, address), what)
     yield reached
     if not reached.ok:
         return
@@ -357,7 +358,10 @@ def show(rows: Sequence[Row]) -> None:
     Console(width=None if Console().is_terminal else 140).print(table)
 
 
-def _connect(settings: RunSettings) -> str:
+def _connect(settings: RunSettings, address: str) -> str:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():  # Ray tries 20 times for 40 s each
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
     connect(settings)
     alive = [row for row in ray.nodes() if row["Alive"]]
     total = ray.cluster_resources()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ductile.config import RunSettings
+from ductile.config import ClusterSettings, RunSettings
 from jobs import doctor
 from jobs.doctor import (
     Row,
@@ -118,9 +118,16 @@ def test_rows_hold_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_folder_that_cannot_be_left_a_file_in_is_a_failing_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     settings = RunSettings(output=str(tmp_path / "file"), cache=str(tmp_path))
-    monkeypatch.setattr(doctor, "_connect", lambda _: "1 node")
+    monkeypatch.setattr(doctor, "_connect", lambda *_: "1 node")
     reached, row = cluster_rows(settings, {})
     assert reached.ok and not row.ok and row.check == "folders seen by all nodes" and "output=FOLDER" in row.todo
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "[::1]:9"])
+def test_cluster_that_is_not_there_is_a_failing_row_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "connect", lambda _: pytest.fail("Ray tries for minutes"))
+    (row,) = cluster_rows(RunSettings(cluster=ClusterSettings(address=address)), {})
+    assert not row.ok and row.check == "Ray answers" and f"is {address} right, does the head answer" in row.todo
 
 
 def test_store_with_credentials_in_it_is_refused_without_them() -> None:
