@@ -27,6 +27,7 @@ from ductile.step import Ports, StepPorts
 from ductile.switch import switch
 from ductile.variants import make_variant
 from ductile.variants.parameter_only import ParameterOnly
+from tests.ductile.test_resume import Interrupted, MemoryTracker
 
 VALUES = {
     "variant": {"name": "parameter_only"},
@@ -43,38 +44,11 @@ VALUES = {
 EVERYTHING = {"optimizer": "reset", "fusion": 0.5, "shrink": 0.9, "perturb": 0.01, "utility_reset": 0.2, "problems": 3}
 
 
-class Interrupted(Exception):
-    """What ends a run in these tests."""
-
-
-class Tracker:
-    """Keeps metrics by (step, name); raises `Interrupted` in place of the call number `stop_at`."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.logged: dict[tuple[int, str], float] = {}
-        self._left = stop_at
-
-    def metrics(self, values: Any, step: int) -> None:
-        if self._left == 0:
-            raise Interrupted
-        self._left = None if self._left is None else self._left - 1
-        self.logged.update({(step, name): value for name, value in values.items()})
-
-    def progress(self, **state: Any) -> None:
-        pass
-
-    def artifact(self, name: str, content: str) -> None:
-        pass
-
-    def position(self) -> dict[str, Any]:
-        return {}
-
-
 def settings(**chosen: Any) -> RunSettings:
     return build(RunSettings, {**VALUES, "switch": chosen})
 
 
-def start(wanted: RunSettings, model: str, folder: Path, tracker: Tracker) -> Ports:
+def start(wanted: RunSettings, model: str, folder: Path, tracker: MemoryTracker) -> Ports:
     variant = make_variant(wanted.variant)
     learner = make_learner(wanted, variant, Path(model), Path(model))
     ports = local_ports(wanted, variant, learner, tracker, folder / "run", folder / "memory")
@@ -91,7 +65,7 @@ def trained(wanted: RunSettings, model: str, folder: Path) -> tuple[Ports, Any]:
         learner.set_weights(
             {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in learner.weights().items()}
         )
-    ports = local_ports(wanted, variant, learner, Tracker(), folder / "run", folder / "memory")
+    ports = local_ports(wanted, variant, learner, MemoryTracker(), folder / "run", folder / "memory")
     return ports, make_plan(wanted, ports.resolve).phases[0]
 
 
@@ -206,7 +180,7 @@ def test_variants_own_part_comes_first(tiny_folder: str, tmp_path: Path) -> None
 def test_run_that_is_resumed_around_a_switch_is_the_uninterrupted_one(
     tiny_folder: str, tmp_path: Path, stop_at: int
 ) -> None:
-    wanted, whole, first, second = settings(**EVERYTHING), Tracker(), Tracker(stop_at), Tracker()
+    wanted, whole, first, second = settings(**EVERYTHING), MemoryTracker(), MemoryTracker(stop_at), MemoryTracker()
     expected = start(wanted, tiny_folder, tmp_path / "whole", whole)
     with pytest.raises(Interrupted):
         start(wanted, tiny_folder, tmp_path / "cut", first)
@@ -220,7 +194,7 @@ def test_run_that_is_resumed_around_a_switch_is_the_uninterrupted_one(
 
 
 def test_what_a_switch_samples_is_in_the_budget(tiny_folder: str, tmp_path: Path) -> None:
-    tracker = Tracker()
+    tracker = MemoryTracker()
     start(settings(redo=0.0, problems=3), tiny_folder, tmp_path, tracker)
     logged = tracker.logged
     assert [step for step, name in logged if name == "switch/reset_units"] == [2]

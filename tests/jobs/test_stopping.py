@@ -28,6 +28,21 @@ def test_first_signal_asks_and_second_ends(capfd: pytest.CaptureFixture[str]) ->
         stopping.received(signal.SIGTERM, None)
 
 
+def exit_code(error: BaseException) -> object:
+    """Of a job that ends with this error."""
+
+    def job() -> int:
+        raise error
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            driver.main(job)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return ended.value.code
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -38,31 +53,13 @@ def test_first_signal_asks_and_second_ends(capfd: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_exit_code_names_the_signal(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def job() -> int:
-        raise error
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            driver.main(job)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == code
+    assert exit_code(error) == code
     said = capsys.readouterr().err
     assert said == "" if isinstance(error, JobStopped) else "the same command goes on" in said
 
 
 def test_mlflow_that_does_not_answer_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    def job() -> int:
-        raise TrackingError("tracking.uri: http://h: MLflow did not answer for 10s")
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            driver.main(job)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 1
+    assert exit_code(TrackingError("tracking.uri: http://h: MLflow did not answer for 10s")) == 1
     assert capsys.readouterr().err == "tracking.uri: http://h: MLflow did not answer for 10s\n"
 
 

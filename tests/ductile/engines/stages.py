@@ -24,6 +24,7 @@ from ductile.local import local_ports
 from ductile.loop import run
 from ductile.settings import build
 from ductile.variants import make_variant
+from tests.ductile.test_resume import Interrupted, MemoryTracker
 
 KINDS = ("torch", "zero0", "zero1", "zero2", "zero3")
 PLAN = {
@@ -39,33 +40,13 @@ CALLS_OF_THE_FIRST_PHASE = 3
 """Of `Tracker.metrics`: boundary, step, boundary. The one after it finds the phase's checkpoint written."""
 
 
-class Killed(Exception):
-    """What ends a run here."""
-
-
-class Tracker:
-    """Keeps nothing; raises `Killed` in place of the call number `stop_at`."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self._left = stop_at
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        if self._left == 0:
-            raise Killed
-        self._left = None if self._left is None else self._left - 1
-
-    def progress(self, **state: Any) -> None:
-        pass
-
-    def artifact(self, name: str, content: str) -> None:
-        pass
-
-    def position(self) -> Mapping[str, Any]:
-        return {}
-
-
 def run_of(
-    kind: str, variant: Mapping[str, Any], switch: Mapping[str, Any], models: list[Path], folder: Path, tracker: Tracker
+    kind: str,
+    variant: Mapping[str, Any],
+    switch: Mapping[str, Any],
+    models: list[Path],
+    folder: Path,
+    tracker: MemoryTracker,
 ) -> list[float]:
     """The trainable member's weights at the end, and those of experts. kind: torch, or zero0 to zero3."""
     engine = {"engine": "torch"} if kind == "torch" else {"engine": "deepspeed", "zero": int(kind[-1])}
@@ -85,11 +66,11 @@ def run_of(
 
 def resumed(kind: str, variant: Mapping[str, Any], models: list[Path], folder: Path) -> dict[str, list[float] | bool]:
     """With an optimizer that is carried over the switch: a resume that lost it would end elsewhere."""
-    whole = run_of(kind, variant, {}, models, folder / "whole", Tracker())
+    whole = run_of(kind, variant, {}, models, folder / "whole", MemoryTracker())
     try:
-        run_of(kind, variant, {}, models, folder / "cut", Tracker(CALLS_OF_THE_FIRST_PHASE))
-    except Killed:
-        return {"whole": whole, "resumed": run_of(kind, variant, {}, models, folder / "cut", Tracker())}
+        run_of(kind, variant, {}, models, folder / "cut", MemoryTracker(CALLS_OF_THE_FIRST_PHASE))
+    except Interrupted:
+        return {"whole": whole, "resumed": run_of(kind, variant, {}, models, folder / "cut", MemoryTracker())}
     raise RuntimeError(f"{kind}, {variant['name']}: the run was not killed")
 
 
@@ -103,10 +84,10 @@ def main(base: str, expert: str, folder: Path, options: Mapping[str, Mapping[str
     (folder / "resumed.json").write_text(json.dumps(after_kill))
     switch = {"fusion": 0.5, "optimizer": "reset"}
     alike = {
-        kind: run_of(kind, {"name": "parameter_only"}, switch, models, folder / "switched" / kind, Tracker())
+        kind: run_of(kind, {"name": "parameter_only"}, switch, models, folder / "switched" / kind, MemoryTracker())
         for kind in KINDS
     }
-    carried = run_of("torch", {"name": "parameter_only"}, {}, models, folder / "carried", Tracker())
+    carried = run_of("torch", {"name": "parameter_only"}, {}, models, folder / "carried", MemoryTracker())
     (folder / "switched.json").write_text(json.dumps({**alike, "carried": carried}))
 
 

@@ -26,7 +26,7 @@ MINIMAL = {name: OPTIONS.get(name, {}) for name in VARIANTS}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Callable[[int], str]) -> Path:
     """Where `stages.py` wrote."""
-    made = tmp_path_factory.mktemp("stages")
+    made, paths = tmp_path_factory.mktemp("stages"), Path(ductile.__file__).parents[1:3]
     finished = subprocess.run(
         [
             sys.executable,
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Callable[[int],
             str(made),
             json.dumps(MINIMAL),
         ],
-        env=os.environ | {"PYTHONPATH": str(Path(ductile.__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=900,
