@@ -19,7 +19,7 @@ def test_checkpoint_that_could_not_be_written_is_not_waited_for_again(monkeypatc
         raise failure
 
     alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-    monkeypatch.setattr(learner.ray.train, "get_context", lambda: alone)
+    monkeypatch.setattr("ray.train.get_context", lambda: alone)  # imports it, as a worker of Ray Train has
     monkeypatch.setattr(learner, "begin_try", lambda *_: None)
     monkeypatch.setattr(learner, "_work", work)
     spec = SimpleNamespace(folder=None, job="", max_failures=3)
