@@ -60,14 +60,14 @@ def main(steps: int, seeds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         turns = [_take_turns(base, steps, seed, Path(folder) / f"seed-{seed}") for seed in range(seeds)]
         ours, theirs = (1 / np.concatenate([turn[side][WARM:] for turn in turns]) for side in ("ductile", "trl"))
-        ray = 1 / _with_ray(base, Path(folder), steps)[WARM:]
+        ray = 1 / np.concatenate([_with_ray(base, Path(folder), steps, seed)[WARM:] for seed in range(seeds)])
         _print_update(base, turns[0]["learner"], turns[0]["batches"])
     print(f"A step of {GROUPS * SIZE} rollouts of up to {TOKENS} tokens, {THREADS} threads")
     print_speeds({"ductile in process": ours, "trl": theirs}, "steps a second")
-    print_speeds({"ductile, Ray and DeepSpeed": ray, "trl": _as_many(theirs, len(ray))}, "steps a second")
+    print_speeds({"ductile, Ray and DeepSpeed": ray, "trl": theirs}, "steps a second")
     for name, side in (("in one process", ours), ("with Ray and DeepSpeed", ray)):
         # Steps differ in what they sample; all of them together are what a run takes.
-        times = ratio(1 / _as_many(theirs, len(side)), 1 / side, np.mean)
+        times = ratio(1 / theirs, 1 / side, np.mean)
         headline(f"step, {name}: all steps of TRL take {times} times as long")
     _print_curves(turns)
 
@@ -177,13 +177,15 @@ def _ductile(base: Path, steps: int, seed: int, folder: Path) -> tuple[Any, Poli
     return one_step, learner, batches
 
 
-def _with_ray(base: Path, folder: Path, steps: int) -> NDArray[np.float64]:
+def _with_ray(base: Path, folder: Path, steps: int, seed: int) -> NDArray[np.float64]:
     """Seconds of each step of `jobs.run`, by its own `time/step_s`."""
     from mlflow import MlflowClient
 
+    output = folder / f"ray-{seed}"
     phase = f"{{hard: {{domain: {{name: chain_sum}}, levels: {list(LEVELS)}, steps: {steps}, pool: {POOL}}}}}"
     arguments = (
-        f"output={folder / 'ray'}",
+        f"output={output}",
+        f"seed={seed}",
         f"model.path={base}",
         f"phase={phase}",
         f"rollout.groups={GROUPS}",
@@ -198,7 +200,7 @@ def _with_ray(base: Path, folder: Path, steps: int) -> NDArray[np.float64]:
     done = subprocess.run([sys.executable, "-m", "jobs.run", *arguments], capture_output=True, text=True, env=shell)
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-4000:])
-    client = MlflowClient(f"sqlite:///{folder / 'ray' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     [run] = [run for run in client.search_runs(experiments) if "time/step_s" in run.data.metrics]
     return np.array([point.value for point in client.get_metric_history(run.info.run_id, "time/step_s")])
@@ -249,10 +251,6 @@ def _padded_update(policy: ComposedPolicy, engine: Any, batch: Batch) -> None:
     float((entropy * padded.completion).sum())
 
 
-def _as_many(speeds: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    return np.resize(speeds, count)
-
-
 def _print_curves(turns: Sequence[dict[str, Any]]) -> None:
     """Mean reward over thirds of the steps, of each side: mean over seeds, lowest and highest."""
     print("Mean reward over the first, second and last third of the steps (lowest and highest seed)")
@@ -263,4 +261,4 @@ def _print_curves(turns: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(value) for value in (sys.argv[1:] + ["16", "2"][len(sys.argv) - 1 :])))
+    main(*(int(value) for value in (sys.argv[1:] + ["24", "3"][len(sys.argv) - 1 :])))
