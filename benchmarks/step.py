@@ -252,11 +252,14 @@ def _padded_update(policy: ComposedPolicy, engine: Any, batch: Batch) -> None:
 
 
 def _print_curves(turns: Sequence[dict[str, Any]]) -> None:
-    """Mean reward over thirds of the steps, of each side: mean over seeds, lowest and highest."""
-    print("Mean reward over the first, second and last third of the steps (lowest and highest seed)")
+    """Mean reward over thirds of the steps and its gain, of each side: mean over seeds, lowest and highest."""
+    print(
+        "Mean reward over the first, second and last third of the steps, and last less first (lowest and highest seed)"
+    )
     for side in ("ductile", "trl"):
         thirds = np.array([[part.mean() for part in np.array_split(turn["rewards"][side], 3)] for turn in turns])
-        cells = [f"{t.mean():.3f} ({t.min():.3f} to {t.max():.3f})" for t in thirds.T]
+        columns = [*thirds.T, thirds[:, -1] - thirds[:, 0]]
+        cells = [f"{t.mean():.3f} ({t.min():.3f} to {t.max():.3f})" for t in columns]
         print(f"{side:8} {'   '.join(cells)}")
 
 
