@@ -253,9 +253,7 @@ def _padded_update(policy: ComposedPolicy, engine: Any, batch: Batch) -> None:
 
 def _print_curves(turns: Sequence[dict[str, Any]]) -> None:
     """Mean reward over thirds of the steps and its gain, of each side: mean over seeds, lowest and highest."""
-    print(
-        "Mean reward over the first, second and last third of the steps, and last less first (lowest and highest seed)"
-    )
+    print("Mean reward over thirds of the steps, and the last less the first: mean over seeds (lowest to highest)")
     for side in ("ductile", "trl"):
         thirds = np.array([[part.mean() for part in np.array_split(turn["rewards"][side], 3)] for turn in turns])
         columns = [*thirds.T, thirds[:, -1] - thirds[:, 0]]
