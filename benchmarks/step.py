@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -207,7 +208,10 @@ def _with_ray(base: Path, folder: Path, steps: int, seed: int) -> NDArray[np.flo
 
 
 def _print_update(base: Path, learner: PolicyLearner, batches: Sequence[Batch]) -> None:
-    """The update alone, on the batches that it learned from: also in bf16, and the same objective on padded rows."""
+    """The update alone, on the batches that it learned from.
+
+    Also with the matrix products that PyTorch takes by itself, in bf16, and the same objective on padded rows.
+    """
     settings = _settings(str(base), 0)
     rounded = replace(settings, learner=replace(settings.learner, precision="bf16"))
     in_bf16 = make_learner(rounded, make_variant(settings.variant), base, base)
@@ -220,6 +224,10 @@ def _print_update(base: Path, learner: PolicyLearner, batches: Sequence[Batch]) 
             learner.update(batch)
         return float(len(kept))
 
+    def own_products() -> float:
+        with patch("ductile.models.linear._by_onednn", lambda x, weight: False):
+            return packed()
+
     def bf16() -> float:
         for batch in kept:
             in_bf16.update(batch)
@@ -231,7 +239,10 @@ def _print_update(base: Path, learner: PolicyLearner, batches: Sequence[Batch]) 
         return float(len(kept))
 
     print("The update alone")
-    print_speeds(alternate({"packed": packed, "packed, bf16": bf16, "padded": padded}, rounds=5), "updates a second")
+    sides = {"packed": packed, "packed, PyTorch's products": own_products, "packed, bf16": bf16, "padded": padded}
+    print_speeds(speeds := alternate(sides, rounds=5), "updates a second")
+    times, threads = ratio(speeds["packed"], speeds["packed, PyTorch's products"]), torch.get_num_threads()
+    headline(f"step, the update alone, {threads} threads: {times} times as fast as by PyTorch's products")
 
 
 def _padded_update(policy: ComposedPolicy, engine: Any, batch: Batch) -> None:
