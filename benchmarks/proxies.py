@@ -68,9 +68,10 @@ def drawing(*members: tuple[LlamaForCausalLM, float]) -> Callable[[], float]:
     problems = make_domain({"name": "chain_sum"}, "domain").problems(12, "train", GROUPS, 0)
     composition = Composition(tuple(Member(f"{n}", "", weight) for n, (_, weight) in enumerate(members)), "0")
     policy = ComposedPolicy(composition, [model for model, _ in members])
+    spare: list[torch.Tensor] = []
 
     def draw() -> float:
-        groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0)
+        groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0, spare)
         return sum(len(completion.tokens) for group in groups for completion in group.completions)
 
     return draw

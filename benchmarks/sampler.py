@@ -97,8 +97,10 @@ def all_sides(model: LlamaForCausalLM, groups: int) -> dict[str, Callable[[], fl
     common = {"do_sample": True, "top_k": 0, "max_new_tokens": TOKENS}
     common |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
 
+    spare: list[torch.Tensor] = []
+
     def ours() -> int:
-        groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0)
+        groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0, spare)
         return sum(len(completion.tokens) for group in groups for completion in group.completions)
 
     @torch.inference_mode()

@@ -27,14 +27,12 @@ from ductile.ports import Composition
 class ComposedPolicy(nn.Module):
     """Models that share a tokenizer, added in logit space.
 
-    vocabulary: size of the smallest member's; the logits beyond it are cut off. spare: memory of caches that are done
-    with, for the next decoding.
+    vocabulary: size of the smallest member's; the logits beyond it are cut off.
     """
 
     def __init__(self, composition: Composition, models: Sequence[PreTrainedModel]) -> None:
         super().__init__()
         self.composition = composition
-        self.spare: list[Tensor] = []
         self.members = nn.ModuleDict({m.role: model for m, model in zip(composition.members, models, strict=True)})
         for role, model in self.members.items():
             model.requires_grad_(role == composition.trainable)

@@ -55,11 +55,11 @@ class Decoder(Protocol):
 class PolicyDecoder:
     """A composition that is decoding: the sum of its members' logits."""
 
-    def __init__(self, policy: ComposedPolicy, length: int) -> None:
-        """length: most tokens of a sequence, padding included."""
+    def __init__(self, policy: ComposedPolicy, length: int, spare: list[Tensor]) -> None:
+        """length: most tokens of a sequence, padding included. spare: see `decoder_of`."""
         self._vocabulary = policy.vocabulary
         self._members = [
-            (member.coefficient, decoder_of(policy.members[member.role], length, policy.spare))  # type: ignore[arg-type]
+            (member.coefficient, decoder_of(policy.members[member.role], length, spare))  # type: ignore[arg-type]
             for member in policy.composition.members
         ]
 
@@ -90,7 +90,10 @@ class PolicyDecoder:
 
 
 def decoder_of(model: PreTrainedModel, length: int, spare: list[Tensor]) -> Decoder:
-    """The fastest decoder that knows the model. spare: memory that decoders have left; what this one takes goes out."""
+    """The fastest decoder that knows the model.
+
+    spare: memory that decoders have left when they were closed, for the next ones, whatever their models.
+    """
     return LlamaDecoder(model, length, spare) if _is_llama(model) else ModelDecoder(model, length)
 
 
@@ -285,14 +288,16 @@ def _is_llama(model: PreTrainedModel) -> bool:
 
 
 def _memory(count: int, spare: list[Tensor], like: Tensor) -> Tensor:
-    """At least so many numbers of no value, in memory that another decoder left; if that is too small, it goes.
+    """At least so many numbers of no value, in memory that another decoder left where it is enough.
 
     New memory for the cache would cost a CPU a tenth of the time that a small model decodes (benchmarks/sampler.py),
     since each of its pages has to be asked for and cleared.
     """
-    left = spare.pop() if spare else like.new_empty(0)
-    fits = left.numel() >= count and left.dtype == like.dtype and left.device == like.device
-    return left if fits else like.new_empty(count)
+    for place, left in enumerate(spare):
+        if left.numel() >= count and left.dtype == like.dtype and left.device == like.device:
+            return spare.pop(place)
+    del spare[-1:]  # for the new one: there are never more than were in use at once
+    return like.new_empty(count)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

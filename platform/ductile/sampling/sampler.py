@@ -70,9 +70,11 @@ def sample(
     problems: Sequence[Problem],
     sampling: Sampling,
     version: int,
+    spare: list[Tensor] | None = None,
 ) -> list[Group]:
     """`sampling.samples` completions of each problem, in order, with the log-probabilities of the same forward pass.
 
+    spare: memory that samplings hand on to each other; see `decoder.decoder_of`.
     Raises `ValueError` for a prompt of no tokens: there is nothing that the first token could follow.
     """
     if not policy.prefixed:  # it has none to stand before them
@@ -88,8 +90,9 @@ def sample(
     ]
     end = tokenizer.eos_token_id
     drawn: dict[tuple[int, int], tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
+    spare = [] if spare is None else spare
     for part in _parts(requests):
-        for request, result in zip(part, _decode(policy, tokenizer, part, sampling), strict=True):
+        for request, result in zip(part, _decode(policy, tokenizer, part, sampling, spare), strict=True):
             drawn[request.group, request.sample] = result
     texts = iter(
         tokenizer.batch_decode(
@@ -175,7 +178,11 @@ def _padded(length: int) -> int:
 
 
 def _decode(
-    policy: ComposedPolicy, tokenizer: PreTrainedTokenizerBase, requests: Sequence[_Request], sampling: Sampling
+    policy: ComposedPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[_Request],
+    sampling: Sampling,
+    spare: list[Tensor],
 ) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
     """Tokens and log-probabilities of each request. All prompts have one padded length."""
     wanted, requests = len(requests), filled(requests)
@@ -186,7 +193,7 @@ def _decode(
     tokens = torch.zeros((limit, len(requests)), dtype=torch.int64, device=device)
     logps = torch.zeros((limit, len(requests)), dtype=torch.float32, device=device)
 
-    decoder = PolicyDecoder(policy, width + limit)
+    decoder = PolicyDecoder(policy, width + limit, spare)
     logits = decoder.prefill(ids, mask, prompts)
     rows = torch.arange(len(requests), device=device)  # request of each row of the batch
     running = torch.ones(len(requests), dtype=torch.bool, device=device)  # of each row of the batch

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ductile.inspection import LoadedPolicy
 from ductile.models.compose import ComposedPolicy, without_prefixes
@@ -45,11 +46,12 @@ class RolloutWorker:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._policies: OrderedDict[Key, ComposedPolicy] = OrderedDict()
         self._loaded: dict[Key, str] = {}
+        self._spare: list[Tensor] = []
 
     def generate(self, policy: PolicyRef, problems: Sequence[Problem], sampling: Sampling) -> list[Group]:
         """`sampling.samples` completions of each problem, in order."""
         tokenizer = load_tokenizer(policy.composition.members[0].path)
-        return sample(self._policy(policy), tokenizer, problems, sampling, policy.version)
+        return sample(self._policy(policy), tokenizer, problems, sampling, policy.version, self._spare)
 
     def divergence(self, p: PolicyRef, q: PolicyRef, groups: Sequence[Group], temperature: float) -> Divergence:
         """Exact KL between p and q on the given completions."""

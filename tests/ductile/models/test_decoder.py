@@ -186,10 +186,23 @@ def test_memory_that_does_not_fit_is_let_go() -> None:
         assert spare[0].numel() >= 2 * 2 * len(OF_ROW) * 2 * (WIDTH + STEPS) * 8 and spare[0].dtype == torch.float32
 
 
+def test_no_more_memory_is_left_than_was_in_use_at_once() -> None:
+    members = (Member("base", "", 1.0), Member("expert", "", 0.6), Member("anti_expert", "", -0.6))
+    models = [made(MODELS[name]) for name in ("qwen 3", "llama, tied", "mistral")]
+    policy, spare, sizes = ComposedPolicy(Composition(members, "expert"), models), list[Tensor](), []
+    for length in (WIDTH + STEPS, 2 * (WIDTH + STEPS), WIDTH + STEPS, 3 * (WIDTH + STEPS)):
+        decoder = PolicyDecoder(policy, length, spare)
+        decoded(decoder, [0, 4, 2])
+        assert not spare
+        decoder.close()
+        sizes.append(len(spare))
+    assert sizes == [3, 3, 3, 3]
+
+
 def test_composition_decodes_the_weighted_sum_of_its_members_logits() -> None:
     """Of three architectures, one of them not the fast decoder's."""
     models = [made(make) for make in (MODELS["llama, tied"], MODELS["qwen 2"], UNKNOWN["gpt-2"])]
     members = (Member("base", "", 1.0), Member("expert", "", 0.6), Member("anti_expert", "", -0.6))
     policy = ComposedPolicy(Composition(members, "expert"), models)
     expected = forward(lambda ids: policy(ids, torch.ones_like(ids)), [0, 4, 2])
-    assert_close(decoded(PolicyDecoder(policy, WIDTH + STEPS), [0, 4, 2]), expected)
+    assert_close(decoded(PolicyDecoder(policy, WIDTH + STEPS, []), [0, 4, 2]), expected)

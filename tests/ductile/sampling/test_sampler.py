@@ -367,6 +367,15 @@ def test_first_tokens_of_many_samples_have_the_models_frequencies(policy: Compos
     assert chisquare(observed, np.array(expected) * 1500).pvalue > 1e-3
 
 
+def test_samplings_hand_on_their_memory_and_draw_the_same(policy: ComposedPolicy, together: dict[str, Group]) -> None:
+    spare: list[torch.Tensor] = []
+    for _ in range(3):
+        assert_same_groups(sample(policy, character_tokenizer(), problems_of(), SAMPLING, 0, spare), together)
+        [left] = spare
+        with torch.inference_mode():
+            left.fill_(torch.nan)
+
+
 def test_first_two_tokens_of_many_samples_have_the_models_frequencies() -> None:
     """Of a vocabulary of seven, at a temperature: 49 pairs, by a plain forward pass over each."""
     with torch.random.fork_rng(devices=[]):
@@ -379,7 +388,7 @@ def test_first_two_tokens_of_many_samples_have_the_models_frequencies() -> None:
     )
     sampling = dataclasses.replace(SAMPLING, samples=count, max_tokens=2)
     u = torch.from_numpy(np.stack([uniforms(sampling, "a", number) for number in range(count)]))
-    decoder = PolicyDecoder(policy, 5)
+    decoder = PolicyDecoder(policy, 5, [])
     with torch.inference_mode():
         ids = torch.tensor([prompt])
         logits = decoder.prefill(ids, torch.ones_like(ids), torch.zeros(count, dtype=torch.int64))
