@@ -5,7 +5,6 @@
     batches that are made at a time                     the oldest is given actors first
     an actor is given a call once it was seen alive     a probe that it answers; until then nobody waits for it alone
     a call is lost with its actor                       made again elsewhere, at most `rollout.retries` times
-    a call finds its actor starting again               made again elsewhere; that uses up no try
     none is alive                                       wait, at most `rollout.patience_s`; that uses up no try
     a call takes `rollout.timeout_s`                    its actor is killed: what it holds is not worth keeping
     a call takes `rollout.hedge` times the median       begun on a free actor too, the first answer wins (hedged
@@ -22,7 +21,7 @@ import statistics
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -51,15 +50,11 @@ class LostCall(RuntimeError):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call or a probe ended. error: raised inside the call; lost: the actor went, and why.
-
-    begun: whether the actor may have gone because of it.
-    """
+    """How a call or a probe ended. error: raised inside the call; lost: the actor went, and why."""
 
     value: Any = None
     error: BaseException | None = None
     lost: str = ""
-    begun: bool = True
 
 
 class Transport(Protocol[Actor]):
@@ -348,8 +343,7 @@ class _Batch(Generic[Actor]):
     def _take(self, handle: Handle, ended: Ended) -> None:
         entry = self._running[handle]
         if ended.lost:
-            # Of an actor that was last seen alive by an earlier batch, who knows how long it has been dead.
-            self._lost(handle, ended.lost, counts=entry.proven and ended.begun)
+            self._lost(handle, ended.lost)
             return
         del self._running[handle]
         self._crew.release(entry.actor)
@@ -365,11 +359,12 @@ class _Batch(Generic[Actor]):
     def _forget(self, handle: Handle) -> None:
         self._crew.forsake(self._running.pop(handle).actor, handle)
 
-    def _lost(self, handle: Handle, reason: str, counts: bool) -> None:
+    def _lost(self, handle: Handle, reason: str) -> None:
         entry = self._running.pop(handle)
         record("call lost", entry.began, self._transport.now(), self._crew.lane(entry.actor))
         self._crew.doubt(entry.actor)
-        self._losses[entry.call] += counts
+        # Of an actor that was last seen alive by an earlier batch, who knows how long it has been dead.
+        self._losses[entry.call] += entry.proven
         self._proven.discard(entry.actor)
         if self._losses[entry.call] > self._settings.retries:
             raise LostCall(
@@ -388,7 +383,8 @@ class _Batch(Generic[Actor]):
         for handle, entry in list(self._running.items()):
             if now >= entry.began + limit and handle in self._running:
                 self._crew.kill(entry.actor)
-                self._lost(handle, f"no answer in {limit:g} s", counts=True)  # a call that hangs is one that was begun
+                self._running[handle] = replace(entry, proven=True)  # a call that hangs is one that was begun
+                self._lost(handle, f"no answer in {limit:g} s")
 
     def _lose_patience(self) -> None:
         """Raise `LostCall` where calls have waited too long for any actor to be alive."""

@@ -24,8 +24,6 @@ from actors.roster import Seats
 Call = Callable[[ActorHandle], Any]
 LOST = (RayActorError, ActorUnschedulableError, ObjectLostError, WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 """What a call ends with when the actor, its node, or the answer on the way went."""
-NOT_BEGUN = "The actor is restarting"
-"""What Ray says where it did not send the call at all; its error is of the same class as of one cut short."""
 
 
 class RayTransport:
@@ -119,6 +117,6 @@ def _ended(reference: Any) -> Ended:
     try:
         return Ended(ray.get(reference))
     except LOST as error:
-        return Ended(lost=type(error).__name__, begun=NOT_BEGUN not in str(error))
+        return Ended(lost=type(error).__name__)
     except Exception as error:  # raised inside the call
         return Ended(error=error)

@@ -128,7 +128,7 @@ class Simulated:
         handle, actor = self._count, self.actors[name]
         self._works[handle] = work
         if not actor.alive and actor.life >= 0:
-            self._end(handle, Ended(lost="unavailable", begun=False))
+            self._end(handle, Ended(lost="unavailable"))
         else:
             actor.queue.append(handle)
             self._next(name)

@@ -80,16 +80,6 @@ def test_waiting_for_actors_that_start_again_uses_up_no_try() -> None:
     assert transport.waits < 80  # probes come ever more rarely
 
 
-def test_call_that_reaches_actors_as_they_start_again_uses_up_no_try() -> None:
-    transport = Simulated(["a", "b", "c", "d"])
-    for name, actor in transport.actors.items():
-        actor.restart_s = 20.0
-        transport.at(4.0, lambda name=name: transport.die(name))
-    answers, dispatcher = run(transport, [call(0, 9.0), call(1), call(2), call(3)], retries=1, hedge=0.0)
-    assert answers == [0, 1, 2, 3] and len(transport.begun) == 8  # four, one on each that is idle and gone, and a last
-    assert dispatcher.counts == {"retried": 4}
-
-
 def test_without_any_actor_it_ends_by_name_after_the_patience() -> None:
     transport = Simulated(["a"])
     transport.actors["a"].restart_s = inf

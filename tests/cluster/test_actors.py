@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.difficulty import DifficultyActor, DifficultyClient, leave_actor, take_actor
-from actors.ray_transport import RayTransport
 from actors.rollout import ActorPool, LostCall, _split
 from ductile.config import ArchitectureSettings, DifficultySettings, RolloutSettings
 from ductile.difficulty.service import DifficultyTable
@@ -128,19 +126,6 @@ def test_what_was_begun_is_collected_though_every_actor_died_meanwhile(policy: P
     begun = pool.begin(policy, problems, SAMPLING)
     assert texts(pool.collect(begun)) == expected
     assert pool.counts()["rollout/retried_calls"] >= 1
-
-
-def test_call_that_ray_did_not_send_is_told_from_one_that_was_cut_short() -> None:
-    pool = ActorPool.start(1, "float32", RolloutSettings(actors=1))
-    transport, actor = RayTransport(pool.actors, 1, 0, None), pool.actors[0]
-    process = pid(actor)
-    cut_short = transport.start(actor, lambda actor: actor.__ray_call__.remote(lambda _: time.sleep(60)))
-    time.sleep(1.0)
-    os.kill(process, signal.SIGKILL)
-    ((_, ended),) = transport.wait([cut_short], 30.0)
-    assert ended.lost and ended.begun
-    ((_, ended),) = transport.wait([transport.probe(actor)], 30.0)  # it takes seconds to start again
-    assert ended.lost and not ended.begun
 
 
 def test_hanging_actor_is_replaced_after_the_time_limit(policy: PolicyRef, problems: list) -> None:
