@@ -105,7 +105,6 @@ class FolderStore:
         self._job: _Job | None = None  # what is written, or has to be written again
         self._missed: OSError | None = None  # why the last try to write or to copy failed
         self._unsent: Path | None = None
-        self._sent: Path | None = None  # the last that was
         self._number = 0
         self._since: float | None = None
         self._damaged: set[Path] = set()
@@ -151,8 +150,6 @@ class FolderStore:
     def flush(self) -> None:
         """See `ports.Store.flush`. Raises `CheckpointFailed`, on all ranks."""
         self._join()
-        if self._unsent:
-            self._try(self._send)
         deadline = time.monotonic() + self._settings.patience_s
         while reason := self._share(self._reason()):
             left = self._share(deadline - time.monotonic())
@@ -209,9 +206,8 @@ class FolderStore:
         self._share(None)  # another rank may still read one
         if self.first:
             self._unneeded = {folder.name for folder in (self.folder / "snapshots").glob("*")} - set(keep)
-            if self._job is None and self._unneeded:
+            if self._job is None:
                 self._drop_unneeded()
-                self._unsent = self._unsent or self._sent  # the store lets go what is gone here, too
 
     def remember(self, key: str) -> Any | None:
         """A measurement kept under `key` by an earlier run, or None."""
@@ -392,7 +388,7 @@ class FolderStore:
         """Copy the newest checkpoint to the store, where one is not there yet."""
         if self._unsent and self._remote:
             self._remote.send(self._unsent, self._settings.keep, self._settings.keep_boundaries)
-            self._sent, self._unsent = self._unsent, None
+            self._unsent = None
 
     def _pick(self) -> Path | None:
         complete = self._complete()

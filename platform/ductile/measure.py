@@ -124,7 +124,7 @@ class Measure:
             del state.pending[0]
             self._keep(state)
             save()
-        drop_done(self.ports, state.pending)  # all at the end: checkpoints before the last one still name them
+            drop_done(self.ports, state.pending)
 
     def _branch(self, state: State) -> Arms | None:
         """The branches of the boundary that is being measured; None when they go on beside the run."""

@@ -220,7 +220,7 @@ def in_turn(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[
         (4, ["boundary-1", "boundary-2"]),
         (5, ["boundary-1", "boundary-2"]),
         (6, ["boundary-1", "boundary-2"]),
-        (7, ["boundary-1", "boundary-2"]),
+        (7, ["boundary-2"]),
     ],
 )
 def test_branches_that_were_not_collected_run_again_after_a_resume(
@@ -235,19 +235,6 @@ def test_branches_that_were_not_collected_run_again_after_a_resume(
     with pytest.raises(Interrupted):
         start(quick(beside=True), model, tmp_path, MemoryTracker(stop_at))
     assert branches_of(tmp_path) == left
-    boundaries, _ = start(quick(beside=True), model, tmp_path, MemoryTracker())
-    assert without_times(boundaries) == in_turn
-    assert branches_of(tmp_path) == []
-
-
-def test_damaged_checkpoint_after_a_collected_branch_costs_that_branch_alone(
-    in_turn: list[dict[str, Any]], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ductile.local.LocalBrancher", Late)
-    with pytest.raises(Interrupted):
-        start(quick(beside=True), model, tmp_path, MemoryTracker(7))  # while it waits for the branches of boundary 2
-    newest = max(tmp_path.rglob("checkpoint-*"))
-    (newest / "state.json").write_text("damaged")
     boundaries, _ = start(quick(beside=True), model, tmp_path, MemoryTracker())
     assert without_times(boundaries) == in_turn
     assert branches_of(tmp_path) == []
