@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -175,6 +175,15 @@ def _log_points(run_id: str, points: Sequence[Point], store: RunStore, aside: As
             aside.add(run_id, "aside", str(refusal), record)
 
 
+def _refused(write: Callable[[], None]) -> Refused | None:
+    """Why MLflow refused it, where it did."""
+    try:
+        write()
+    except Refused as refusal:
+        return refusal
+    return None
+
+
 def _write(journal: Journal, record: Record, store: RunStore, aside: Aside) -> None:
     run_id, what = journal.run_id, record["do"]
     try:
@@ -190,9 +199,11 @@ def _write(journal: Journal, record: Record, store: RunStore, aside: Aside) -> N
             store.tag(run_id, record["tags"])
         elif what == "finish":
             lacking = {f"ductile.metrics_{name}": str(n) for name, n in aside.counts(run_id).items() if n}
-            if record["tags"] or lacking:  # apart: a tag that is refused keeps no run from its end
-                _write(journal, {"do": "tag", "tags": {**record["tags"], **lacking}}, store, aside)
+            tags = {**record["tags"], **lacking}
+            refused = _refused(lambda: store.tag(run_id, tags)) if tags else None  # which keeps no run from its end
             store.finish(run_id, record["status"])
+            if refused:  # not before: what fails for a while is written again from its start
+                aside.add(run_id, "aside", str(refused), {"do": "tag", "tags": tags})
     except Refused as refusal:
         if what == "file":
             aside.keep_file(run_id, journal.folder / record["path"])

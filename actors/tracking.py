@@ -75,6 +75,7 @@ class _Run:
     progress: dict[str, Any] = field(default_factory=dict)
     pause_s: float = 0.0
     next_try: float = 0.0
+    told: bool = False  # that MLflow refused some of it
 
 
 class Tracking:
@@ -355,13 +356,12 @@ class Tracking:
 
     def _deliver(self, run_id: str, run: _Run, journal: Journal) -> None:
         aside = self._aside.counts(run_id)
+        known = aside["aside"]
         try:
             with self._store_lock:
                 before = aside["aside"]
                 for records in deliver(journal, self._store, self._aside):
                     count = sum(weight(record) for record in records) - (aside["aside"] - before)
-                    if aside["aside"] and not before:  # once: a name that is refused is refused at every step
-                        log.error("MLflow refused some of what %s logged; it is in %s", run.name, self._aside.folder)
                     before = aside["aside"]
                     if records[0]["do"] == "metrics":
                         self._written += count
@@ -373,6 +373,9 @@ class Tracking:
         except Exception as error:
             # Any error counts, the journal's too: what it was is kept and told, and the next try may succeed.
             self._failed(run, error)
+        if aside["aside"] > known and not run.told:  # once: a name that is refused is refused at every step
+            log.error("MLflow refused some of what %s logged; it is in %s", run.name, self._aside.folder)
+            run.told = True
 
     def _remove_if_over(self, run_id: str, run: _Run) -> None:
         over = run.status != "RUNNING" or not run.ours

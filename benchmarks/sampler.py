@@ -99,7 +99,7 @@ def all_sides(model: LlamaForCausalLM, groups: int) -> dict[str, Callable[[], fl
 
     spare: list[torch.Tensor] = []
 
-    def ours() -> int:
+    def ours(spare: list[torch.Tensor] | None) -> int:
         groups = sample(policy, tokenizer, problems, Sampling(0, "bench", GROUP_SIZE, TOKENS), 0, spare)
         return sum(len(completion.tokens) for group in groups for completion in group.completions)
 
@@ -122,7 +122,8 @@ def all_sides(model: LlamaForCausalLM, groups: int) -> dict[str, Callable[[], fl
         return sum(len(output.generated_tokens) for output in made.values())
 
     return {
-        "ductile": ours,
+        "ductile": lambda: ours(spare),
+        "ductile, new memory": lambda: ours(None),
         GENERATE: generate,
         "generate, dynamic cache, scores": lambda: generate(output_scores=True, return_dict_in_generate=True),
         STATIC: lambda: generate(cache_implementation="static", disable_compile=True),

@@ -7,7 +7,7 @@ tokenizer, 32 groups of 8 completions of up to 64 tokens a step at temperature 1
 tokens, one AdamW step, no KL; two threads. A step is rollouts, rewards, update and, at Ductile, the publication of the
 weights. TRL is set as it is fastest here: all 256 rows in one batch, no gradient checkpointing. One step of Ductile is
 taken after each of TRL's. With Ray and DeepSpeed, as `jobs.run` sets them up, Ductile runs in processes of its own
-right after, and its steps are timed by its own `time/step_s`.
+after the steps of each seed, and its steps are timed by its own `time/step_s`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,15 @@ def main(steps: int, seeds: int) -> None:
     torch.set_num_threads(THREADS)
     base = ensure_model(build(ModelSettings, MODEL), "base", Path("cache"), lambda step, metrics: None)
     with tempfile.TemporaryDirectory() as folder:
-        turns = [_take_turns(base, steps, seed, Path(folder) / f"seed-{seed}") for seed in range(seeds)]
+        turns, with_ray = [], []
+        for seed in range(seeds):
+            turns.append(_take_turns(base, steps, seed, Path(folder) / f"seed-{seed}"))
+            with_ray.append(_with_ray(base, Path(folder), steps, seed)[WARM:])
         ours, theirs = (1 / np.concatenate([turn[side][WARM:] for turn in turns]) for side in ("ductile", "trl"))
-        ray = 1 / np.concatenate([_with_ray(base, Path(folder), steps, seed)[WARM:] for seed in range(seeds)])
-        _print_update(base, turns[0]["learner"], turns[0]["batches"])
+        ray = 1 / np.concatenate(with_ray)
+        for threads in (1, THREADS):
+            torch.set_num_threads(threads)
+            _print_update(base, turns[0]["learner"], turns[0]["batches"])
     print(f"A step of {GROUPS * SIZE} rollouts of up to {TOKENS} tokens, {THREADS} threads")
     print_speeds({"ductile in process": ours, "trl": theirs}, "steps a second")
     print_speeds({"ductile, Ray and DeepSpeed": ray, "trl": theirs}, "steps a second")
@@ -225,7 +231,7 @@ def _print_update(base: Path, learner: PolicyLearner, batches: Sequence[Batch]) 
         return float(len(kept))
 
     def own_products() -> float:
-        with patch("ductile.models.linear._by_onednn", lambda x, weight: False):
+        with patch("ductile.models.compose.OneDnnLinear", nullcontext):
             return packed()
 
     def bf16() -> float:

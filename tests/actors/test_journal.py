@@ -293,17 +293,20 @@ def test_run_that_mlflow_no_longer_has_goes_aside_in_one_try(tmp_path: Path) -> 
     assert (store.attempts, journal.values, aside.counts(RUN)["aside"]) == (1, 0, 100)
 
 
-def test_value_that_goes_aside_while_another_thread_looks_up_its_run_is_counted_once(tmp_path: Path) -> None:
+def test_value_that_goes_aside_while_another_thread_looks_up_its_run_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     aside, looks, added = Aside(tmp_path), threading.Event(), threading.Event()
-    path_of = aside._path
+    exists = Path.exists
 
-    def slow(run_id: str) -> Path:
-        if threading.current_thread() is reader:
+    def slow(path: Path) -> bool:
+        found = exists(path)
+        if threading.current_thread() is reader:  # nothing is there yet, says what it looked at
             looks.set()
             added.wait(0.2)
-        return path_of(run_id)
+        return found
 
-    aside._path = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(Path, "exists", slow)
     reader = threading.Thread(target=aside.counts, args=(RUN,))
     reader.start()
     looks.wait(5.0)
@@ -311,3 +314,22 @@ def test_value_that_goes_aside_while_another_thread_looks_up_its_run_is_counted_
     added.set()
     reader.join(5.0)
     assert aside.counts(RUN) == Aside(tmp_path).counts(RUN) == {"refused": 1, "aside": 0}
+
+
+def test_refused_tag_goes_aside_once_however_often_the_end_of_its_run_is_tried(tmp_path: Path) -> None:
+    store, aside, fails = FakeStore(), Aside(tmp_path / "aside"), [True, True, False]
+    store.refuses, finish = {"bad"}, store.finish
+
+    def failing(run_id: str, status: str) -> None:
+        if fails.pop(0):
+            raise ConnectionError("server away")
+        finish(run_id, status)
+
+    store.finish = failing  # type: ignore[method-assign]
+    journal = Journal(tmp_path, RUN)
+    journal.append({"do": "finish", "status": "FINISHED", "tags": {"bad": "1"}, "time": 1})
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            list(deliver(journal, store, aside))
+    list(deliver(journal, store, aside))
+    assert (store.statuses, aside.counts(RUN)["aside"], journal.values) == ({RUN: "FINISHED"}, 1, 0)

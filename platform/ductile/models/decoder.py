@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, StaticCache
 
 from ductile.models.compose import ComposedPolicy, position_ids
-from ductile.models.linear import linear
+from ductile.models.linear import OneDnnLinear, linear
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers that `LlamaDecoder` knows: they differ in biases, and in norms of each head."""
@@ -92,7 +92,7 @@ class PolicyDecoder:
 def decoder_of(model: PreTrainedModel, length: int, spare: list[Tensor]) -> Decoder:
     """The fastest decoder that knows the model.
 
-    spare: memory that decoders have left when they were closed, for the next ones, whatever their models.
+    spare: memory that decoders of this thread have left on a CPU, for the next ones, whatever their models.
     """
     return LlamaDecoder(model, length, spare) if _is_llama(model) else ModelDecoder(model, length)
 
@@ -126,14 +126,15 @@ class ModelDecoder:
         """See `Decoder`. transformers makes its caches anew."""
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        output = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with OneDnnLinear():  # as in the update
+            output = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return output.logits[:, -1].float()
 
 
@@ -202,8 +203,9 @@ class LlamaDecoder:
         self._cache, self._bias = self._cache[:, :, : len(rows)], self._bias[rows]
 
     def close(self) -> None:
-        """See `Decoder`."""
-        self._spare.append(self._memory)
+        """See `Decoder`. PyTorch keeps a GPU's memory itself."""
+        if self._memory.device.type == "cpu":
+            self._spare.append(self._memory)
         del self._cache, self._memory
 
     def _forward(self, x: Tensor, angles: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -291,12 +293,12 @@ def _memory(count: int, spare: list[Tensor], like: Tensor) -> Tensor:
     """At least so many numbers of no value, in memory that another decoder left where it is enough.
 
     New memory for the cache would cost a CPU a tenth of the time that a small model decodes (benchmarks/sampler.py),
-    since each of its pages has to be asked for and cleared.
+    since each of its pages has to be asked for and cleared. Where none is enough, all that is left goes.
     """
     for place, left in enumerate(spare):
         if left.numel() >= count and left.dtype == like.dtype and left.device == like.device:
             return spare.pop(place)
-    del spare[-1:]  # for the new one: there are never more than were in use at once
+    spare.clear()
     return like.new_empty(count)
 
 

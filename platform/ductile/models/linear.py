@@ -1,8 +1,8 @@
 """Linear layers of float32 on a CPU by oneDNN.
 
-PyTorch multiplies matrices of float32 with MKL, which on CPUs that are not Intel's is less than half as fast as oneDNN:
+PyTorch multiplies matrices of float32 with MKL, which is less than half as fast as oneDNN on CPUs that are not Intel's:
 108 against 240 GFLOP/s on a core of an AMD EPYC with AVX-512. In bfloat16 it takes oneDNN by itself. Results agree to
-rounding.
+rounding. On CPUs of Intel nothing was measured.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class OneDnnLinear(TorchFunctionMode):
     """While it is entered, linear layers of float32 on a CPU are computed by oneDNN, and so are their gradients.
 
-    It stands around a forward pass; backward needs no mode. A linear layer under autocast is left to PyTorch, which
-    makes another number format of it, and so is what DeepSpeed puts in the place of `functional.linear` at ZeRO 3.
+    It stands around a forward pass; backward needs no mode, but activation checkpointing, which computes the pass again
+    there, would. There are no second derivatives. A linear layer under autocast is left to PyTorch, which makes another
+    number format of it, and so is what DeepSpeed puts in the place of `functional.linear` at ZeRO 3.
     """
 
     def __torch_function__(
@@ -45,7 +46,8 @@ class OneDnnLinear(TorchFunctionMode):
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        by_x, by_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if by_weight else None, weight if by_x else None)
         return _product(x, weight, bias)
 
     @staticmethod
@@ -74,7 +76,8 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
-        and x.dim() >= 2
+        and x.dim() >= weight.dim() == 2
+        and x.shape[-1] == weight.shape[1]  # else PyTorch says what is wrong
         and bool(x.numel())
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
