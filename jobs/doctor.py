@@ -360,7 +360,7 @@ def show(rows: Sequence[Row]) -> None:
 
 def _connect(settings: RunSettings, address: str) -> str:
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():  # Ray tries 20 times for 40 s each
+    if port.isdigit():  # Ray itself tries for minutes
         socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
     connect(settings)
     alive = [row for row in ray.nodes() if row["Alive"]]
