@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ductile.models.linear import OneDnnLinear
+from ductile.models.linear import linears_for
 from ductile.models.load import load_model
 from ductile.models.packing import packed_logits, packs
 from ductile.models.soft_prefix import is_prefix
@@ -120,7 +120,7 @@ class ComposedPolicy(nn.Module):
         for member in self.composition.members:
             model: PreTrainedModel = self.members[member.role]  # type: ignore[assignment]
             learned = member.role == self.composition.trainable
-            with torch.set_grad_enabled(learned and torch.is_grad_enabled()), OneDnnLinear():
+            with torch.set_grad_enabled(learned and torch.is_grad_enabled()), linears_for(next(model.parameters())):
                 own = logits(model, trained if learned and trained is not None else model)
             own = own[..., : self.vocabulary].float()
             scaled = own if member.coefficient == 1 else member.coefficient * own

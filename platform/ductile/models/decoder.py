@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, StaticCache
 
 from ductile.models.compose import ComposedPolicy, position_ids
-from ductile.models.linear import OneDnnLinear, linear
+from ductile.models.linear import linear_for, linears_for
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of transformers that `LlamaDecoder` knows: they differ in biases, and in norms of each head."""
@@ -101,7 +101,7 @@ class ModelDecoder:
     """Any causal language model of transformers, with its static cache."""
 
     def __init__(self, model: PreTrainedModel, length: int) -> None:
-        self._model = model
+        self._model, self._weight = model, model.get_output_embeddings().weight
         self._cache = StaticCache(config=model.config, max_cache_len=length)
 
     def prefill(self, ids: Tensor, mask: Tensor, prompts: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class ModelDecoder:
         """See `Decoder`. transformers makes its caches anew."""
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        with OneDnnLinear():  # as in the update
+        with linears_for(self._weight):  # as in the update
             output = self._model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -151,6 +151,7 @@ class LlamaDecoder:
         first = model.model.layers[0].self_attn
         self._embed, self._head = model.get_input_embeddings(), model.get_output_embeddings()
         self._norm, self._eps = model.model.norm.weight, model.model.norm.variance_epsilon
+        self._linear = linear_for(self._norm)
         self._head_dim: int = first.head_dim
         self._heads, self._kv_heads = (each.out_features // self._head_dim for each in (first.q_proj, first.k_proj))
         self._layers = [_Layer.of(layer, self._head_dim) for layer in model.model.layers]
@@ -210,7 +211,7 @@ class LlamaDecoder:
 
     def _forward(self, x: Tensor, angles: Tensor, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """All layers. x: [token, width]; angles: [head, head dim / 2], or of each token."""
-        rotated = self._heads + self._kv_heads
+        rotated, linear = self._heads + self._kv_heads, self._linear
         for number, layer in enumerate(self._layers):
             y = linear(_rms_norm(x, layer.norm_1, self._eps), layer.qkv, layer.qkv_bias)
             qkv = y.view(len(x), -1, self._head_dim)
@@ -224,7 +225,7 @@ class LlamaDecoder:
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
-        return linear(_rms_norm(x, self._norm, self._eps), self._head.weight, self._head.bias).float()
+        return self._linear(_rms_norm(x, self._norm, self._eps), self._head.weight, self._head.bias).float()
 
     def _turns(self, rotary: Any, scale: float) -> Tensor:
         """[position, query or key head, head dim / 2] complex: rotary embeddings, the queries' times `scale`."""

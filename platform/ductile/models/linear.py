@@ -8,6 +8,7 @@ rounding. On CPUs of Intel nothing was measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,10 +16,18 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x [token, inputs], weight [outputs, inputs], bias [outputs] or None) -> [token, outputs]"""
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`, without gradients where it is oneDNN's. x: [..., inputs], at least two axes."""
-    return _product(x, weight, bias) if _by_onednn(x, weight) else functional.linear(x, weight, bias)
+
+def linear_for(like: Tensor) -> Linear:
+    """`torch.nn.functional.linear` for tensors of this one's number format and device; oneDNN's has no gradients."""
+    return _product if _is_onednns(like) else functional.linear
+
+
+def linears_for(like: Tensor) -> AbstractContextManager[Any]:
+    """What to enter around the forward pass of a model of this number format and device: `OneDnnLinear`, or nothing."""
+    return OneDnnLinear() if _is_onednns(like) else nullcontext()
 
 
 class OneDnnLinear(TorchFunctionMode):
@@ -72,13 +81,16 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
+def _is_onednns(like: Tensor) -> bool:
+    return like.dtype == torch.float32 and like.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        _is_onednns(x)
+        and weight.dtype == x.dtype
         and x.dim() >= weight.dim() == 2
         and x.shape[-1] == weight.shape[1]  # else PyTorch says what is wrong
         and bool(x.numel())
-        and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.profiler import profile
 
-from ductile.models.linear import OneDnnLinear, linear
+from ductile.models.linear import OneDnnLinear, linear_for, linears_for
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN")
 
@@ -69,7 +69,15 @@ def test_other_number_formats_are_pytorchs(dtype):
     x, weight = (tensor.detach().to(dtype) for tensor in tensors((4, 8), (6, 8)))
     with OneDnnLinear():
         assert torch.equal(functional.linear(x, weight), x @ weight.T)
-    assert torch.equal(linear(x, weight), x @ weight.T)
+    assert torch.equal(linear_for(x)(x, weight, None), x @ weight.T)
+    assert not isinstance(linears_for(x), OneDnnLinear)
+
+
+@needs_onednn
+def test_float32_on_a_cpu_is_onednns():
+    x, weight = (tensor.detach() for tensor in tensors((4, 8), (6, 8)))
+    assert called(lambda: linear_for(x)(x, weight, None), "mkldnn::_linear_pointwise") == 1
+    assert isinstance(linears_for(x), OneDnnLinear)
 
 
 def test_autocast_rounds_as_ever():
